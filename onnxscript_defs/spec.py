@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: MIT
+"""What a loss of the operator set is: the dataclasses that every SPEC is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+DOMAIN = "onnxloss"
+OPSET_VERSION = 1
+
+TYPES: Mapping[str, tuple[str, ...]] = {
+    "T": ("float16", "bfloat16", "float32", "float64"),
+    "S": ("float32", "float64"),
+    "Tind": ("int32", "int64"),
+}
+"""Type variables: T the logits, S what the row is summed in (`stash_type`), Tind the labels."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output: its ONNX name, its type variable, its shape and its meaning."""
+
+    name: str
+    type: str
+    shape: str
+    doc: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An attribute: its type is its default's, its legal values `choices` or `[minimum, maximum]`.
+
+    A `derived` attribute follows from the configuration and the dtype: exporters write it, users
+    do not set it.
+    """
+
+    name: str
+    default: int | float | str
+    doc: str
+    choices: tuple[int | str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    derived: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """The legal values in words, as error messages and the reference print them."""
+        if self.choices:
+            return " or ".join(
+                f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in self.choices
+            )
+        if self.minimum is not None:
+            return f"a number in [{self.minimum:g}, {self.maximum:g}]"
+        return {int: "an integer", float: "a number", str: "a string"}[type(self.default)]
+
+    def accepts(self, value: Any) -> bool:
+        """Whether `value` has the attribute's type and lies in its set."""
+        if isinstance(self.default, float):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                return False
+            return self.minimum is None or self.minimum <= value <= self.maximum
+        if isinstance(value, bool) or not isinstance(value, type(self.default)):
+            return False
+        return not self.choices or value in self.choices
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """One operator: what its schema, its documentation and its kernel agree on."""
+
+    name: str
+    doc: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    attributes: tuple[Attribute, ...]
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """One loss: its formula, its ports and attributes, and the onnxscript function that means it.
+
+    `body` computes the loss and its gradient at once: it takes `dloss` before `inputs`, and after
+    them the flag `weighted` among its attributes; it returns `(loss, dlogits)`. The function of
+    each of the three operators below is cut out of it (`onnxloss.functions`).
+    """
+
+    name: str
+    summary: str
+    formula: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    attributes: tuple[Attribute, ...]
+    edge_cases: tuple[str, ...]
+    sources: tuple[str, ...]
+    body: Any
+
+    @property
+    def forward(self) -> OpSpec:
+        """The loss itself."""
+        return OpSpec(self.name, self.summary, self.inputs, self.outputs, self.attributes)
+
+    @property
+    def grad(self) -> OpSpec:
+        """The gradient with respect to the logits, from the upstream gradient `dloss`."""
+        return OpSpec(
+            f"{self.name}Grad",
+            f"The gradient of {self.name} with respect to its logits.",
+            (_DLOSS, *self.inputs),
+            (_DLOGITS,),
+            self.attributes,
+        )
+
+    @property
+    def loss_and_grad(self) -> OpSpec:
+        """Loss and gradient in one node, which reads the logits once."""
+        return OpSpec(
+            f"{self.name}AndGrad",
+            f"{self.name} and its gradient with respect to the logits, in one reading of them.",
+            (_DLOSS, *self.inputs),
+            (*self.outputs, _DLOGITS),
+            self.attributes,
+        )
+
+    @property
+    def ops(self) -> tuple[OpSpec, OpSpec, OpSpec]:
+        """The loss's three operators."""
+        return self.forward, self.grad, self.loss_and_grad
+
+
+NAN = float("nan")
+ONE = onnx.helper.make_tensor("one", onnx.TensorProto.INT64, [1], [1])
+
+_DLOSS = Port("dloss", "S", "as loss", "Upstream gradient: the derivative of the result by `loss`.")
+_DLOGITS = Port("dlogits", "T", "as logits", "Gradient of sum(dloss * loss) by `logits`.")
+
+LOGITS = Port("logits", "T", "[d0, .., C, .., dk]", "Unnormalised scores; C classes on `axis`.")
+CLASS_WEIGHTS = Port("class_weights", "S", "[C]", "Weight w_c of each class.", optional=True)
+LOSS = Port("loss", "S", "as labels, or [] if reduced", "The loss.")
+
+AXIS = Attribute("axis", 1, "The class axis of `logits`; counts from the end when negative.")
+REDUCTION = Attribute(
+    "reduction",
+    "mean",
+    "`none`: the loss of every position. `sum`: their sum. `mean`: their sum over D.",
+    choices=("none", "mean", "sum"),
+)
+LABEL_SMOOTHING = Attribute(
+    "label_smoothing",
+    0.0,
+    "The factor e: how much of the target's probability is spread evenly over all classes.",
+    minimum=0.0,
+    maximum=1.0,
+)
+LABEL_SMOOTHING_LOW = Attribute(
+    "label_smoothing_low",
+    0.0,
+    "What a float attribute cannot hold of e: e = label_smoothing + label_smoothing_low. "
+    "It matters to float64 logits alone.",
+    minimum=-(2.0**-25),
+    maximum=2.0**-25,
+    derived=True,
+)
+STASH_TYPE = Attribute(
+    "stash_type",
+    1,
+    "Element type S of the row's sums, of `loss`, `dloss` and `class_weights`: "
+    "1 (float32) for float16, bfloat16 and float32 logits, 11 (float64) for float64 logits.",
+    choices=(1, 11),
+    derived=True,
+)

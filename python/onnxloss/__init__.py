@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+"""ONNX operators, kernels and exporters for the softmax-cross-entropy loss family."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from .config import LossConfig
+from .errors import LossError
+from .export import append_to, export
+from .from_torch import from_torch
+from .library import library_path, register
+from .schema import register_schemas
+from .training import training_step
+
+__version__ = version("onnxloss")
+__all__ = [
+    "LossConfig",
+    "LossError",
+    "append_to",
+    "export",
+    "from_torch",
+    "library_path",
+    "register",
+    "training_step",
+]
+
+register_schemas()

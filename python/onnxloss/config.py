@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""LossConfig: a loss with its settings, free of the framework that it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from .dtypes import FLOAT_DTYPES
+from .errors import LossError, expected
+from .onnxscript_defs import CATALOGUE, LossSpec, find
+
+
+@dataclass(frozen=True, eq=False)
+class LossConfig:
+    """A loss of the catalogue and its settings, validated.
+
+    Attributes:
+        op: The loss's name in the catalogue, as `SoftmaxCrossEntropyLoss`.
+        attributes: The operator's attributes; those left out have the SPEC's default.
+        class_weights: One weight per class, `[C]`: an array, whose floating dtype counts, or a
+            sequence of numbers, which take the logits' dtype.
+        promote: Whether labels and class weights of another floating dtype than the logits promote
+            all three to the widest, as PyTorch does for probabilities; else they are refused.
+        source: The API that the configuration came from, for error messages and the metadata.
+
+    Raises:
+        LossError: An unknown op or attribute, or a value that the SPEC does not allow.
+    """
+
+    op: str
+    attributes: Mapping[str, int | float | str] = field(default_factory=dict)
+    class_weights: Any = None
+    promote: bool = False
+    source: str = "onnxloss"
+
+    def __post_init__(self) -> None:
+        """Validates, and completes the attributes."""
+        try:
+            spec = find(self.op)
+        except KeyError:
+            names = ", ".join(spec.name for spec in CATALOGUE)
+            raise expected(self.source, "op", self.op, f"one of {names}") from None
+        object.__setattr__(self, "attributes", MappingProxyType(_complete(spec, self.attributes)))
+        if self.class_weights is not None:
+            object.__setattr__(self, "class_weights", _weights(self.op, self.class_weights))
+
+    @property
+    def spec(self) -> LossSpec:
+        """The SPEC of the loss."""
+        return find(self.op)
+
+    @property
+    def takes_probabilities(self) -> bool:
+        """Whether the labels are probabilities, of the logits' type."""
+        return any(port.name == "labels" and port.type == "T" for port in self.spec.inputs)
+
+
+def _complete(spec: LossSpec, given: Mapping[str, Any]) -> dict[str, int | float | str]:
+    settable = {attribute.name: attribute for attribute in spec.attributes if not attribute.derived}
+    for name in given:
+        if name not in settable:
+            raise LossError(
+                f"{spec.name}: {name} is not an attribute; expected {', '.join(settable)}."
+            )
+    values: dict[str, int | float | str] = {}
+    for name, attribute in settable.items():
+        value = given.get(name, attribute.default)
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, int) and not isinstance(value, bool):
+            if not -(2**63) <= value < 2**63:
+                raise expected(spec.name, name, value, "an integer of 64 bits")
+            if isinstance(attribute.default, float):
+                value = float(value)
+        if not attribute.accepts(value):
+            raise expected(spec.name, name, value, attribute.allowed)
+        values[name] = value
+    return values
+
+
+def _weights(op: str, weights: Any) -> np.ndarray | tuple[float, ...]:
+    if not isinstance(weights, np.ndarray):
+        try:
+            return tuple(float(weight) for weight in weights)
+        except (TypeError, ValueError):
+            raise expected(
+                op, "class_weights", weights, "an array or numbers, one per class"
+            ) from None
+    if weights.dtype not in FLOAT_DTYPES.values():
+        allowed = "an array of " + ", ".join(FLOAT_DTYPES)
+        raise expected(op, "class_weights", f"of dtype {weights.dtype}", allowed)
+    if weights.ndim != 1:
+        raise expected(op, "class_weights", f"of shape {weights.shape}", "shape (C,)")
+    copy = weights.copy()
+    copy.flags.writeable = False
+    return copy

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: MIT
+"""Writes a loss as ONNX: a model of its own, or behind a forward model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import onnx
+import onnx.inliner
+import onnx.version_converter
+from onnx import helper
+
+from .config import LossConfig
+from .dtypes import name_of
+from .errors import LossError, expected
+from .graph import (
+    IR_VERSION,
+    Layout,
+    Ports,
+    Shape,
+    add_loss,
+    label_shape,
+    layout,
+    names_in,
+    value_info,
+)
+from .onnxscript_defs import DOMAIN
+
+OPSET = 19
+"""The oldest ai.onnx version with all that the functions need: `Equal` on strings."""
+
+
+def export(
+    config: LossConfig,
+    *,
+    logits: Sequence[int | str | None],
+    labels: Sequence[int | str | None] | None = None,
+    sample_weights: Sequence[int | str | None] | None = None,
+    dtype: str = "float32",
+    label_dtype: str | None = None,
+    gradient: bool = False,
+    outputs: Sequence[str] = ("loss",),
+    inline: bool = False,
+) -> onnx.ModelProto:
+    """The model that computes the loss, and its gradient if asked for.
+
+    Args:
+        config: The loss and its settings, as `from_torch` makes it.
+        logits: Shape of the input `logits`; a string names a dynamic dimension.
+        labels: Shape of the input `labels`; by default what `logits` says.
+        sample_weights: Shape of the input `sample_weights`, for losses that take them.
+        dtype: Dtype of the logits: float16, bfloat16, float32 or float64.
+        label_dtype: Dtype of the labels: int64 (default), int32 or uint8; for probabilities a
+            floating dtype (default: that of the logits).
+        gradient: Adds the input `dloss`, of the loss's shape, and the output `dlogits`.
+        outputs: The outputs besides `dlogits`.
+        inline: Writes the function's nodes in place of the call, so that no custom domain is left.
+
+    Returns:
+        A checked model: inputs `logits`, `labels` and `dloss`; outputs `loss` and `dlogits`; class
+        weights are the initializer `class_weights`.
+
+    Raises:
+        LossError: Shapes, dtypes or settings that do not fit together.
+
+    Example:
+        >>> config = onnxloss.from_torch("torch.nn.CrossEntropyLoss")
+        >>> model = onnxloss.export(config, logits=("N", 10), gradient=True)
+        >>> [output.name for output in model.graph.output]
+        ['loss', 'dlogits']
+    """
+    if sample_weights is not None:
+        raise expected(config.op, "sample_weights", tuple(sample_weights), "none with this loss")
+    if tuple(outputs) != ("loss",):
+        raise expected(config.op, "outputs", tuple(outputs), "('loss',)")
+    at = layout(config, tuple(logits), dtype, label_dtype)
+    wanted = label_shape(config, at)
+    given = wanted if labels is None else _fitting(config, tuple(labels), wanted)
+
+    inputs = [value_info("logits", dtype, at.logits), value_info("labels", at.label_dtype, given)]
+    model = helper.make_model(
+        helper.make_graph([], config.op, inputs, []),
+        producer_name="onnxloss",
+        producer_version=version("onnxloss"),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+    add_loss(model, config, at, Ports(), gradient=gradient)
+    return _finished(model, inline=inline)
+
+
+def append_to(
+    model: onnx.ModelProto,
+    config: LossConfig,
+    *,
+    logits: str | None = None,
+    labels: str = "labels",
+    label_dtype: str | None = None,
+    gradient: bool = False,
+    loss: str = "loss",
+    dloss: str = "dloss",
+    dlogits: str = "dlogits",
+    inline: bool = False,
+) -> onnx.ModelProto:
+    """A copy of a forward model with the loss behind it.
+
+    Args:
+        model: The forward model; its outputs stay.
+        config: The loss and its settings, as `from_torch` makes it.
+        logits: Name of the output that holds the logits; by default the only output.
+        labels: Name of the labels' input; an input of this name that is there already is used.
+        label_dtype: As for `export`.
+        gradient: Adds the input `dloss` and the output `dlogits`.
+        loss: Name of the loss's output.
+        dloss: Name of the upstream gradient's input.
+        dlogits: Name of the gradient's output.
+        inline: As for `export`.
+
+    Raises:
+        LossError: The model has no such output, or the loss does not fit it.
+    """
+    result = _with_opset(model)
+    graph = result.graph
+    output = _logits_output(config, graph, logits)
+    dtype = name_of(output.type.tensor_type.elem_type)
+    at = layout(config, _shape(config, output), dtype, label_dtype)
+    ports = Ports(output.name, labels, loss, dloss, dlogits)
+
+    made = (loss, dloss, dlogits) if gradient else (loss,)
+    taken = names_in(graph)
+    for name in made:
+        if name in taken or name == labels or made.count(name) > 1:
+            raise expected(config.op, "the new name", name, "one that is not taken in the model")
+    wanted = label_shape(config, at)
+    existing = [value for value in graph.input if value.name == labels]
+    if existing:
+        given = name_of(existing[0].type.tensor_type.elem_type)
+        if given != at.label_dtype:
+            raise expected(config.op, f'dtype of the input "{labels}"', given, at.label_dtype)
+        _fitting(config, _shape(config, existing[0]), wanted)
+    elif labels in taken:
+        raise expected(config.op, "labels", labels, "an input or a name that is not taken")
+    else:
+        graph.input.append(value_info(labels, at.label_dtype, wanted))
+    add_loss(result, config, at, ports, gradient=gradient)
+    return _finished(result, inline=inline)
+
+
+def _finished(model: onnx.ModelProto, *, inline: bool) -> onnx.ModelProto:
+    """The model, checked; without a function and domain of ours if they are to be inlined."""
+    if inline:
+        ours = [(made.domain, made.name) for made in model.functions if made.domain == DOMAIN]
+        model = onnx.inliner.inline_selected_functions(model, ours)
+        others = [opset for opset in model.opset_import if opset.domain != DOMAIN]
+        del model.opset_import[:]
+        model.opset_import.extend(others)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _with_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model at an ai.onnx version that the functions can share."""
+    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if versions and versions[0] >= OPSET:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        return copy
+    try:
+        return onnx.version_converter.convert_version(model, OPSET)
+    except Exception as error:
+        raise LossError(
+            f"append_to: the model has ai.onnx version {versions}; expected {OPSET} or newer, and "
+            f"onnx.version_converter cannot bring it there: {error} Export it at {OPSET} or newer."
+        ) from error
+
+
+def _logits_output(
+    config: LossConfig, graph: onnx.GraphProto, name: str | None
+) -> onnx.ValueInfoProto:
+    outputs = {output.name: output for output in graph.output}
+    if name is None and len(outputs) == 1:
+        return graph.output[0]
+    if name not in outputs:
+        raise expected(config.op, "logits", name, f"an output of the model: {', '.join(outputs)}")
+    return outputs[name]
+
+
+def _shape(config: LossConfig, value: onnx.ValueInfoProto) -> Shape:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        raise LossError(
+            f'{config.op}: shape of "{value.name}" is unknown; expected one of known rank: '
+            "run onnx.shape_inference on the model first."
+        )
+    return tuple(
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+        for dim in tensor.shape.dim
+    )
+
+
+def _fitting(config: LossConfig, given: Shape, wanted: Shape) -> Shape:
+    """`given`, if no number in it contradicts `wanted`."""
+    pairs = zip(given, wanted, strict=False)
+    clash = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
+    if clash or len(given) != len(wanted):
+        raise expected(config.op, "labels", f"of shape {given}", f"shape {wanted}")
+    return given

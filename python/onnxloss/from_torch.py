@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""PyTorch's cross entropy as a LossConfig."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from .config import LossConfig
+from .errors import LossError, expected
+
+_FUNCTION = "torch.nn.functional.cross_entropy"
+_MODULE = "torch.nn.CrossEntropyLoss"
+SETTINGS: dict[str, Any] = {
+    "weight": None,
+    "size_average": None,
+    "ignore_index": -100,
+    "reduce": None,
+    "reduction": "mean",
+    "label_smoothing": 0.0,
+}
+"""Every parameter of both APIs besides input and target, with PyTorch's default."""
+
+
+def from_torch(loss: Any, *, target: str = "indices", **settings: Any) -> LossConfig:
+    """The configuration of a PyTorch loss, with the semantics of torch 2.13.
+
+    Args:
+        loss: A `torch.nn.CrossEntropyLoss` instance, or the name of the API as a string:
+            "torch.nn.functional.cross_entropy" or "torch.nn.CrossEntropyLoss". With a name,
+            PyTorch need not be installed.
+        target: "indices" for class indices, "probabilities" for a target of the logits' shape.
+        **settings: With a name, that API's own arguments: weight, ignore_index, reduction,
+            label_smoothing, size_average, reduce.
+
+    Returns:
+        The configuration. Class axis 1, or 0 for unbatched logits `(C,)`; the loss has the
+        logits' dtype.
+
+    Raises:
+        LossError: A loss or setting that is not known, or that PyTorch itself refuses.
+
+    Example:
+        >>> config = onnxloss.from_torch("torch.nn.CrossEntropyLoss", label_smoothing=0.1)
+        >>> config.op
+        'SoftmaxCrossEntropyLoss'
+    """
+    if target not in ("indices", "probabilities"):
+        raise expected("from_torch", "target", target, '"indices" or "probabilities"')
+    api = loss if isinstance(loss, str) else _api_of(loss)
+    if api not in (_FUNCTION, _MODULE):
+        raise expected("from_torch", "loss", api, f'"{_FUNCTION}" or "{_MODULE}"')
+    if not isinstance(loss, str) and not isinstance(loss, type) and api == _MODULE:
+        if settings:
+            raise LossError(
+                f"from_torch: {', '.join(settings)} is given beside a CrossEntropyLoss instance; "
+                "set it on the instance, or give the loss by name."
+            )
+        settings = {name: getattr(loss, name) for name in SETTINGS if hasattr(loss, name)}
+    for name in settings:
+        if name not in SETTINGS:
+            raise LossError(
+                f"from_torch: {name} is not a setting of {api}; expected {', '.join(SETTINGS)}."
+            )
+    values = {**SETTINGS, **settings}
+
+    attributes = {
+        "axis": 1,
+        "reduction": _reduction(values),
+        "label_smoothing": _label_smoothing(values["label_smoothing"]),
+    }
+    ignore_index = values["ignore_index"]
+    if target == "indices":
+        attributes["ignore_index"] = ignore_index
+    elif ignore_index >= 0:
+        raise LossError(
+            f"from_torch: ignore_index is {ignore_index}; expected none with probabilities, which "
+            "PyTorch cannot ignore: give those positions a row of zeros instead."
+        )
+    return LossConfig(
+        "SoftmaxCrossEntropyLoss" if target == "indices" else "SoftLabelCrossEntropyLoss",
+        attributes,
+        class_weights=tensor_to_array(values["weight"]),
+        promote=target == "probabilities",
+        source=api,
+    )
+
+
+def _api_of(loss: Any) -> str:
+    """The name of a loss given as an object; a subclass may compute anything and has its own."""
+    kind = loss if callable(loss) and hasattr(loss, "__qualname__") else type(loss)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    return {"torch.nn.modules.loss.CrossEntropyLoss": _MODULE}.get(name, name)
+
+
+def _reduction(values: dict[str, Any]) -> Any:
+    """`size_average` and `reduce`, deprecated in PyTorch, override `reduction`."""
+    size_average, reduce = values["size_average"], values["reduce"]
+    if size_average is not None or reduce is not None:
+        if reduce is False:
+            return "none"
+        return "sum" if size_average is False else "mean"
+    return "mean" if values["reduction"] == "elementwise_mean" else values["reduction"]
+
+
+def _label_smoothing(value: Any) -> Any:
+    """PyTorch smooths only where the factor is above 0: a negative one or nan is taken for 0."""
+    if isinstance(value, int | float | np.floating) and not value >= 0:
+        warnings.warn(
+            f"from_torch: label_smoothing is {value}; PyTorch takes it for 0, and so do we.",
+            stacklevel=3,
+        )
+        return 0.0
+    return value
+
+
+def tensor_to_array(weight: Any) -> Any:
+    """A tensor's array; numpy knows no bfloat16, whose bits go through int16."""
+    if not hasattr(weight, "detach"):
+        return weight
+    import ml_dtypes
+    import torch
+
+    tensor = weight.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()

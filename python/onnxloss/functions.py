@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""Cuts the model-local function of an operator out of its loss's onnxscript function."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript import optimizer
+from onnxscript.rewriter import RewriteRuleSet, rewrite
+from onnxscript.rewriter.rules.common import add_0_rule, mul_by_1_rule, sub_0_rule
+
+from .onnxscript_defs import DOMAIN, LossSpec, OpSpec
+
+_SIMPLIFICATIONS = RewriteRuleSet([mul_by_1_rule, add_0_rule, sub_0_rule])
+
+
+def build_function(
+    spec: LossSpec,
+    op: OpSpec,
+    *,
+    weighted: bool,
+    opset: int,
+    attributes: Mapping[str, int | float | str] | None = None,
+) -> onnx.FunctionProto:
+    """The function body of `op` for graphs that import ai.onnx version `opset`.
+
+    With `attributes` their values are folded in: what is left is what this configuration computes.
+    Without, the body is generic: it refers to the attributes of the node that calls it. `weighted`
+    says whether the node has class weights; a body for both is not possible, since ONNX Runtime
+    cannot inline a function whose optional input is left out.
+    """
+    model = ir.Model(ir.from_proto(spec.body.to_function_proto()).graph, ir_version=10)
+    graph = model.graph
+    graph.opset_imports[""] = opset
+    _keep_ports(graph, op)
+    _bind(graph, {**(attributes or {}), "weighted": int(weighted)})
+    _simplify(model, bound=attributes is not None)
+    # Reading the graph anew forgets the uses that nodes of dropped branches still hold.
+    model = ir.from_proto(ir.to_proto(model))
+    common.RemoveUnusedNodesPass()(model)
+    _tidy_names(model.graph)
+
+    proto = ir.to_proto(model.graph)
+    ports = [port.name for port in op.inputs if weighted or port.name != "class_weights"]
+    function = onnx.helper.make_function(
+        DOMAIN,
+        op.name,
+        inputs=ports,
+        outputs=[port.name for port in op.outputs],
+        nodes=[_constant(tensor) for tensor in proto.initializer] + list(proto.node),
+        opset_imports=[onnx.helper.make_opsetid("", opset)],
+        attribute_protos=[
+            onnx.helper.make_attribute(attribute.name, attribute.default, attribute.doc)
+            for attribute in op.attributes
+        ],
+        doc_string=f"{op.doc}\n\n```\n{spec.formula}\n```",
+    )
+    for node in function.node:
+        node.name = ""
+    return function
+
+
+def _keep_ports(graph: ir.Graph, op: OpSpec) -> None:
+    """Drops the outputs that `op` does not have, and gives the others their port's name."""
+    results = dict(zip(("loss", "dlogits"), graph.outputs, strict=True))
+    kept = [results[port.name] for port in op.outputs]
+    for port, value in zip(op.outputs, kept, strict=True):
+        value.name = port.name
+    graph.outputs[:] = kept
+
+
+def _bind(graph: ir.Graph, attributes: Mapping[str, int | float | str]) -> None:
+    """Writes the attributes' values in the place of the references to them."""
+    for node in graph.all_nodes():
+        for key, attribute in list(node.attributes.items()):
+            if attribute.is_ref() and attribute.ref_attr_name in attributes:
+                value = attributes[attribute.ref_attr_name]
+                node.attributes[key] = ir.Attr(key, attribute.type, value)
+
+
+def _simplify(model: ir.Model, *, bound: bool) -> None:
+    """Folds constants until nothing more folds.
+
+    Merging equal nodes is for a graph whose attributes are all `bound`: onnx-ir takes two
+    references to different attributes for equal, and ONNX forbids a branch of `If` to return the
+    outer value that is left when an `Identity` inside it goes.
+    """
+    graph = model.graph
+    before = -1
+    while before != (before := sum(1 for _ in graph.all_nodes())):
+        for node in list(graph.all_nodes()):
+            _fold_string_comparison(node)
+            _fold_where(node)
+        optimizer.fold_constants(model, should_fold=lambda node: None if _is_bound(node) else False)
+        if bound:
+            rewrite(model, _SIMPLIFICATIONS)
+            common.CommonSubexpressionEliminationPass()(model)
+            common.IdentityEliminationPass()(model)
+        common.RemoveUnusedNodesPass()(model)
+
+
+def _is_bound(node: ir.Node) -> bool:
+    return not any(attribute.is_ref() for attribute in node.attributes.values())
+
+
+def _tidy_names(graph: ir.Graph) -> None:
+    """Takes the counters off the source's names that stand once in what is left."""
+    values = [value for node in graph.all_nodes() for value in node.outputs]
+    values += graph.initializers.values()
+    stems = Counter(_stem(value.name) for value in values)
+    for value in values:
+        if stems[_stem(value.name)] == 1:
+            value.name = _stem(value.name)
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"_\d+$", "", name)
+
+
+def _fold_string_comparison(node: ir.Node) -> None:
+    """onnxscript's folding asks onnx.reference, which cannot compare strings of unequal length."""
+    if node.op_type != "Equal":
+        return
+    values = [ir.convenience.get_const_tensor(value) for value in node.inputs if value]
+    if all(value is not None and value.dtype == ir.DataType.STRING for value in values):
+        left, right = (value.numpy().astype(str).item() for value in values)
+        _replace(node, ir.node("Constant", [], {"value": ir.tensor(np.array(left == right))}))
+
+
+def _fold_where(node: ir.Node) -> None:
+    """A scalar condition that is known picks its branch."""
+    if node.op_type == "Where" and node.inputs[0] is not None:
+        condition = ir.convenience.get_const_tensor(node.inputs[0])
+        if condition is not None and condition.size == 1 and not condition.shape.rank():
+            chosen = node.inputs[1] if condition.numpy().item() else node.inputs[2]
+            _replace(node, ir.node("Identity", [chosen]))
+
+
+def _replace(node: ir.Node, replacement: ir.Node) -> None:
+    replacement.outputs[0].name = node.outputs[0].name
+    ir.convenience.replace_nodes_and_values(
+        node.graph, node, [node], [replacement], node.outputs, replacement.outputs
+    )
+
+
+def _constant(tensor: onnx.TensorProto) -> onnx.NodeProto:
+    return onnx.helper.make_node("Constant", [], [tensor.name], value=tensor)

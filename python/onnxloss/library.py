@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""The custom-operator library: where it lies, and how ONNX Runtime gets it."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from .errors import LossError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_LIBRARY = "libonnxloss.so"
+
+
+def library_path() -> str:
+    """The path of the custom-operator library, for other languages and for onnxruntime-training.
+
+    Raises:
+        LossError: The package was installed without its library.
+    """
+    path = resources.files(__package__).joinpath(_LIBRARY)
+    if not path.is_file():
+        raise LossError(
+            f"library_path: {path} does not exist; install onnxloss from a wheel or with "
+            "`pip install .`, which builds it. Models run without it through their functions."
+        )
+    return str(path)
+
+
+def register(session_options: onnxruntime.SessionOptions) -> None:
+    """Loads the library into `session_options`: sessions made with them run the fused kernels.
+
+    Example:
+        >>> import onnxruntime
+        >>> options = onnxruntime.SessionOptions()
+        >>> onnxloss.register(options)
+
+    Raises:
+        LossError: The package was installed without its library.
+    """
+    session_options.register_custom_ops_library(library_path())

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""TrainingLoop: runs a training step in ONNX Runtime and feeds its state back without copies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import expected
+from .step import LOSS, new_name
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, IOBinding, OrtValue
+
+_LOSS_DTYPES = {
+    "tensor(float16)": np.float16,
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+}
+
+
+class TrainingLoop:
+    """A session of a training step on the CPU, with the state that it works on.
+
+    The state lies in two sets of buffers: a step reads one and writes the other, and the next step
+    reads what this one wrote. A step that fails leaves the state as it was.
+    """
+
+    def __init__(self, session: InferenceSession, state: Mapping[str, np.ndarray]) -> None:
+        """Takes a session of a training step, and copies its first state.
+
+        Raises:
+            LossError: The session's model is no training step, or the state is another one's.
+        """
+        types = {output.name: output.type for output in session.get_outputs()}
+        inputs = [value.name for value in session.get_inputs()]
+        names = [name for name in inputs if new_name(name) in types]
+        if set(names) != set(state):
+            allowed = "the state that the step has: " + (", ".join(names) or "none")
+            raise expected("TrainingLoop", "state", ", ".join(state) or "empty", allowed)
+        if types.get(LOSS) not in _LOSS_DTYPES:
+            allowed = "tensor(float16), tensor(float) or tensor(double)"
+            raise expected("TrainingLoop", "type of the loss", types.get(LOSS), allowed)
+        self._session = session
+        self._fed = frozenset(inputs) - frozenset(names)
+        self._loss = _ort_value(np.zeros((), _LOSS_DTYPES[types[LOSS]]))
+        self._state, self._spare = ({name: _ort_value(state[name]) for name in names} for _ in "ab")
+        self._binding = self._bind(self._state, self._spare)
+        self._spare_binding = self._bind(self._spare, self._state)
+
+    def step(self, feeds: Mapping[str, np.ndarray]) -> float:
+        """Runs one step; returns the loss before its update.
+
+        Args:
+            feeds: An array for each input but the state: the forward model's inputs, the labels
+                and `learning_rate`.
+
+        Raises:
+            LossError: An input is missing or unknown.
+        """
+        if feeds.keys() != self._fed:
+            allowed = ", ".join(sorted(self._fed))
+            raise expected("TrainingLoop", "feeds", ", ".join(feeds) or "empty", allowed)
+        for name, array in feeds.items():
+            self._binding.bind_cpu_input(name, np.ascontiguousarray(array).reshape(np.shape(array)))
+        self._session.run_with_iobinding(self._binding)
+        self._state, self._spare = self._spare, self._state
+        self._binding, self._spare_binding = self._spare_binding, self._binding
+        return float(self._loss.numpy())
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """A copy of the state."""
+        return {name: value.numpy().copy() for name, value in self._state.items()}
+
+    def _bind(self, read: Mapping[str, OrtValue], written: Mapping[str, OrtValue]) -> IOBinding:
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_output(LOSS, self._loss)
+        for name in read:
+            binding.bind_ortvalue_input(name, read[name])
+            binding.bind_ortvalue_output(new_name(name), written[name])
+        return binding
+
+
+def _ort_value(array: np.ndarray) -> OrtValue:
+    import onnxruntime
+
+    # The value may share the array's memory, and a step writes into it.
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.array(array))

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: MIT
+"""The reverse pass of a forward model, by onnx-ad: the only module that imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import helper, numpy_helper
+from onnx_ir.passes import common
+from onnxscript import optimizer
+from onnxscript.rewriter import RewriteRuleSet, rewrite
+from onnxscript.rewriter.rules import common as rules
+
+from ..errors import LossError
+from .graph import free_name, subgraphs, value_names
+
+_STANDARD_DOMAINS = ("", "ai.onnx")
+
+# Rules with a tolerance are left out: they take the epsilon of a normalisation for 0.
+_SIMPLIFICATIONS = RewriteRuleSet(
+    [
+        rules.no_op_expand_rule,
+        rules.no_op_transpose_rule,
+        rules.transpose_transpose_rule,
+        rules.reshape_reshape_rule,
+        rules.unsqueeze_unsqueeze_rule,
+    ]
+)
+
+
+def with_gradients(
+    model: onnx.ModelProto, *, output: str, seed: str, parameters: Sequence[str]
+) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The model with the gradients of its parameters.
+
+    Args:
+        model: A model whose parameters are graph inputs.
+        output: The graph output that is differentiated.
+        seed: The graph output that holds the gradient of the scalar loss with respect to `output`.
+        parameters: The graph inputs to differentiate with respect to.
+
+    Returns:
+        The model, and for each parameter the name of the output that holds its gradient.
+
+    Raises:
+        LossError: onnx-ad is missing or cannot differentiate the model, or a parameter has no
+            influence on the output.
+    """
+    reverse = _import_reverse()
+    _refuse_foreign_operators(model.graph, output, parameters)
+    taken = value_names(model.graph)
+    prefix = "grad."
+    while any(name.startswith(prefix) for name in taken):
+        prefix = f"_{prefix}"
+    try:
+        derived = reverse(
+            model, inputs=list(parameters), outputs=[output], prefix=prefix, layout="onnx"
+        )
+    except Exception as error:
+        raise LossError(
+            f"training_step: onnx-ad cannot differentiate the model: {error}."
+        ) from error
+    _refuse_zero_gradients(derived.graph, prefix, parameters)
+    gradients = _close_seed_axis(derived.graph, prefix, output, seed, parameters)
+    return _simplified(derived), gradients
+
+
+def _import_reverse():  # noqa: ANN202 - its type is known only where onnx-ad is installed
+    try:
+        from onnx_ad import reverse
+    except ImportError as error:
+        raise LossError(
+            "training_step: the onnx-ad package is missing; expected it for the reverse pass: "
+            'pip install "onnxloss[train]".'
+        ) from error
+    return reverse
+
+
+def _refuse_foreign_operators(
+    graph: onnx.GraphProto, output: str, parameters: Iterable[str]
+) -> None:
+    """onnx-ad looks at an operator's name alone: another domain's Relu may be something else."""
+    depends = set(parameters)
+    for node in graph.node:
+        if _reads(node) & depends:
+            depends.update(node.output)
+    needed = {output}
+    for node in reversed(graph.node):
+        if not needed.intersection(node.output):
+            continue
+        needed |= _reads(node)
+        if depends.intersection(node.output):
+            for inner in _nodes_within(node):
+                if inner.domain not in _STANDARD_DOMAINS:
+                    raise LossError(
+                        f"training_step: the node {inner.name or inner.output[0]} is "
+                        f"{inner.domain}::{inner.op_type}; expected operators of ai.onnx between "
+                        "the parameters and the logits: other operators have no derivative."
+                    )
+
+
+def _refuse_zero_gradients(graph: onnx.GraphProto, prefix: str, parameters: Iterable[str]) -> None:
+    """onnx-ad gives zeros where nothing flows back, which is an oversight or a statistic."""
+    producers = {name: node for node in graph.node for name in node.output}
+    for name in parameters:
+        source = producers[producers[f"{prefix}{name}"].input[0]]
+        if source.op_type == "ConstantOfShape":
+            raise LossError(
+                f'training_step: the loss does not depend on the parameter "{name}", or not '
+                "through operators with a derivative; leave it out of parameters=[...]."
+            )
+
+
+def _close_seed_axis(
+    graph: onnx.GraphProto, prefix: str, output: str, seed: str, parameters: Iterable[str]
+) -> dict[str, str]:
+    """Seeds the adjoint with one direction, and takes the direction's axis off its results."""
+    inputs = {value.name: value for value in graph.input}
+    taken = value_names(graph)
+    gradients = {}
+    axis = f"{prefix}seed_axis"
+    graph.initializer.append(numpy_helper.from_array(np.array([-1]), axis))
+
+    nodes = list(graph.node)
+    seed_producer = next(i for i, node in enumerate(nodes) if seed in node.output)
+    nodes.insert(seed_producer + 1, helper.make_node("Unsqueeze", [seed, axis], [prefix + output]))
+    graph.input.remove(inputs[prefix + output])
+    for name in parameters:
+        gradient = gradients[name] = free_name(f"{name}.grad", taken)
+        nodes.append(helper.make_node("Squeeze", [prefix + name, axis], [gradient]))
+        result = next(value for value in graph.output if value.name == prefix + name)
+        result.CopyFrom(inputs[name])
+        result.name = gradient
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return gradients
+
+
+def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the nodes that a seed axis of length 1 makes needless."""
+    functions = list(model.functions)
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    # The loss is as it should be, and folding it would only compute on its constants.
+    del inferred.functions[:]
+    graph = ir.from_proto(inferred)
+    optimizer.fold_constants(graph)
+    rewrite(graph, _SIMPLIFICATIONS)
+    common.IdentityEliminationPass()(graph)
+    common.RemoveUnusedNodesPass()(graph)
+    result = ir.to_proto(graph)
+    result.graph.ClearField("value_info")
+    result.functions.extend(functions)
+    return result
+
+
+def _nodes_within(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    inner = [n for graph in subgraphs(node) for n in graph.node]
+    return [node, *(found for n in inner for found in _nodes_within(n))]
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """What a node reads, the values that its subgraphs capture included."""
+    return {name for inner in _nodes_within(node) for name in inner.input if name}

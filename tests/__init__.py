@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The test suite: one float64 reference, one table of cases, one tolerance rule."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Differential tests against the real frameworks, each in an environment of its own."""

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""Models around the operators: exported for a case, and written node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+import onnxloss
+from onnxloss.functions import build_function
+from onnxloss.onnxscript_defs import DOMAIN, OPSET_VERSION, LossSpec, OpSpec
+from onnxloss.onnxscript_defs import find as find_spec
+from tests.cases import DTYPES, Case
+
+OPSET = 19
+
+
+def config_of(case: Case) -> onnxloss.LossConfig:
+    """The case's configuration."""
+    return onnxloss.LossConfig(case.op, case.attributes, class_weights=case.inputs.class_weights)
+
+
+def export_case(case: Case, *, inline: bool = False) -> onnx.ModelProto:
+    """The exported model of a case: loss and gradient from the operator that gives both."""
+    return onnxloss.export(
+        config_of(case),
+        logits=case.inputs.logits.shape,
+        labels=case.inputs.labels.shape,
+        dtype=case.dtype,
+        label_dtype=case.label_dtype,
+        gradient=True,
+        inline=inline,
+    )
+
+
+def stash_dtype(dtype: str) -> np.dtype:
+    """The operators' S for logits of `dtype`."""
+    return DTYPES["float64" if dtype == "float64" else "float32"]
+
+
+def node_attributes(spec: LossSpec, dtype: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Every attribute of a node: `settings`, the SPEC's defaults, and what follows from them."""
+    attributes = {attribute.name: attribute.default for attribute in spec.attributes}
+    attributes |= settings
+    e = attributes["label_smoothing"]
+    attributes["label_smoothing"] = float(np.float32(e))
+    if dtype == "float64":
+        attributes["label_smoothing_low"] = float(np.float32(e - np.float64(np.float32(e))))
+        attributes["stash_type"] = onnx.TensorProto.DOUBLE
+    return attributes
+
+
+def element_type(dtype: np.dtype) -> int:
+    """The ONNX element type of a numpy dtype."""
+    return helper.np_dtype_to_tensor_dtype(dtype)
+
+
+def raw_model(
+    spec: LossSpec,
+    ops: Sequence[OpSpec],
+    attributes: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    loss_shape: Sequence[int],
+) -> onnx.ModelProto:
+    """One node of each of `ops` over graph inputs like `arrays`, with the generic function bodies.
+
+    Every port's name is the name of the graph's value: operators that give the same value are not
+    for one model.
+    """
+    weighted = "class_weights" in arrays
+    stash = arrays["dloss"].dtype
+    types = {
+        "loss": (stash, tuple(loss_shape)),
+        "dlogits": (arrays["logits"].dtype, arrays["logits"].shape),
+    }
+    nodes, outputs, functions, used = [], [], [], {}
+    for op in ops:
+        names = [port.name for port in op.inputs if weighted or port.name != "class_weights"]
+        used |= dict.fromkeys(names)
+        results = [port.name for port in op.outputs]
+        nodes.append(helper.make_node(op.name, names, results, domain=DOMAIN, **attributes))
+        functions.append(build_function(spec, op, weighted=weighted, opset=OPSET))
+        outputs += [
+            helper.make_tensor_value_info(name, element_type(types[name][0]), types[name][1])
+            for name in results
+        ]
+    inputs = [
+        helper.make_tensor_value_info(name, element_type(arrays[name].dtype), arrays[name].shape)
+        for name in used
+    ]
+    return helper.make_model(
+        helper.make_graph(nodes, spec.name, inputs, outputs),
+        functions=functions,
+        opset_imports=[
+            helper.make_opsetid("", OPSET),
+            helper.make_opsetid(DOMAIN, OPSET_VERSION),
+        ],
+        ir_version=9,
+    )
+
+
+def raw_arrays(case: Case) -> dict[str, np.ndarray]:
+    """What the operators themselves take in a case: S instead of the logits' 16-bit dtype."""
+    given, stash = case.inputs, stash_dtype(case.dtype)
+    arrays = {**given.feeds, "dloss": given.dloss.astype(stash)}
+    if given.class_weights is not None:
+        arrays["class_weights"] = given.class_weights.astype(stash)
+    return arrays
+
+
+def separate_model(case: Case) -> onnx.ModelProto:
+    """The loss from its own operator and the gradient from its own."""
+    spec = find_spec(case.op)
+    attributes = node_attributes(spec, case.dtype, case.attributes)
+    return raw_model(
+        spec, (spec.forward, spec.grad), attributes, raw_arrays(case), case.truth["loss"].shape
+    )

@@ -5,23 +5,29 @@
 from __future__ import annotations
 
 from onnx import TensorProto
-from onnxscript import script
 from onnxscript import opset19 as op
+from onnxscript import script
 from onnxscript.values import Opset
 
 from .spec import (
     AXIS,
+    CLASS_WEIGHTING,
     CLASS_WEIGHTS,
     DOMAIN,
+    EMPTY_MEAN,
+    FROM_LOGITS,
+    INFINITY,
     LABEL_SMOOTHING,
     LABEL_SMOOTHING_LOW,
     LOGITS,
-    LOSS,
+    LOGIT_SOFTCAP,
     NAN,
     ONE,
     OPSET_VERSION,
     REDUCTION,
+    SAMPLE_WEIGHTS,
     STASH_TYPE,
+    Z_LOSS,
     Attribute,
     LossSpec,
     Port,
@@ -34,30 +40,60 @@ def softmax_cross_entropy_loss(
     logits,
     labels,
     class_weights,
+    sample_weights,
     axis: int,
     ignore_index: int,
     reduction: str,
+    mean_over: str,
+    empty_mean: str,
+    class_weighting: str,
     label_smoothing: float,
     label_smoothing_low: float,
+    from_logits: int,
+    z_loss: float,
+    logit_softcap: float,
     stash_type: int,
-    weighted: int,
+    has_class_weights: int,
+    has_sample_weights: int,
 ):
     class_axis = op.Reshape(op.Constant(value_int=axis), op.Constant(value_ints=[1]))
     zero = op.Cast(op.Constant(value_float=0.0), to=stash_type)
     one = op.Cast(op.Constant(value_float=1.0), to=stash_type)
+    two = op.Cast(op.Constant(value_float=2.0), to=stash_type)
+    nan = op.Cast(op.Constant(value_float=NAN), to=stash_type)
+    infinity = op.Cast(op.Constant(value_float=INFINITY), to=stash_type)
     e_high = op.Cast(op.Constant(value_float=label_smoothing), to=stash_type)
     e_low = op.Cast(op.Constant(value_float=label_smoothing_low), to=stash_type)
     e = e_high + e_low
     kept = one - e
+    cap = op.Cast(op.Constant(value_float=logit_softcap), to=stash_type)
+    z = op.Cast(op.Constant(value_float=z_loss), to=stash_type)
 
-    x = op.Cast(logits, to=stash_type)
-    x_max = op.ReduceMax(x, class_axis, keepdims=1)
-    shifted = x - x_max
-    exp_shifted = op.Exp(shifted)
-    sum_exp = op.ReduceSum(exp_shifted, class_axis, keepdims=1)
-    log_sum_exp = op.Log(sum_exp)
-    neg_log_p = log_sum_exp - shifted
-    p = exp_shifted / sum_exp
+    # x is what the softmax takes, slope its derivative by the logits.
+    stashed = op.Cast(logits, to=stash_type)
+    if cap > zero:
+        squashed = op.Tanh(stashed / cap)
+        x = cap * squashed
+        slope = one - squashed * squashed
+    else:
+        x = op.Identity(stashed)
+        slope = op.Identity(one)
+
+    if from_logits == 1:
+        x_max = op.ReduceMax(x, class_axis, keepdims=1)
+        shifted = x - x_max
+        exp_shifted = op.Exp(shifted)
+        sum_exp = op.ReduceSum(exp_shifted, class_axis, keepdims=1)
+        log_sum_exp = op.Log(sum_exp)
+        neg_log_p = log_sum_exp - shifted
+        lse_on_axis = x_max + log_sum_exp
+        p = exp_shifted / sum_exp
+    else:
+        neg_log_p = op.Neg(op.Log(x))
+        one_class = op.Shape(op.ReduceMax(x, class_axis, keepdims=1))
+        lse_on_axis = op.Cast(op.ConstantOfShape(one_class), to=stash_type)
+        p = op.Identity(zero)
+    lse = op.Squeeze(lse_on_axis, class_axis)
 
     label = op.Cast(labels, to=TensorProto.INT64)
     ignored_label = op.Constant(value_int=ignore_index)
@@ -74,27 +110,41 @@ def softmax_cross_entropy_loss(
     picked = op.GatherElements(neg_log_p, y_on_axis, axis=axis)
     neg_log_p_y = op.Squeeze(picked, class_axis)
 
-    if weighted == 1:
-        rank = op.Size(op.Shape(logits))
-        after_axis = op.Constant(value_int=-1) - op.Constant(value_int=axis)
-        trailing = op.Unsqueeze(op.Mod(after_axis, rank), op.Constant(value_ints=[0]))
-        ones = op.ConstantOfShape(trailing, value=ONE)
-        w_shape = op.Concat(op.Constant(value_ints=[-1]), ones, axis=0)
-        w = op.Reshape(class_weights, w_shape)
-        w_mean = op.ReduceMean(class_weights, keepdims=0)
+    if has_class_weights == 1:
         w_y = op.Gather(class_weights, y)
-        w_y_on_axis = op.Unsqueeze(w_y, class_axis)
+        w_mean = op.ReduceMean(class_weights, keepdims=0)
     else:
-        w = op.Identity(one)
-        w_mean = op.Identity(one)
         w_y = op.Identity(one)
-        w_y_on_axis = op.Identity(one)
+        w_mean = op.Identity(one)
+    if has_sample_weights == 1:
+        sample_weight = op.Identity(sample_weights)
+    else:
+        sample_weight = op.Identity(one)
+    # u weighs the terms of the classes, s the position.
+    if class_weighting == "class":
+        if has_class_weights == 1:
+            rank = op.Size(op.Shape(logits))
+            after_axis = op.Constant(value_int=-1) - op.Constant(value_int=axis)
+            trailing = op.Unsqueeze(op.Mod(after_axis, rank), op.Constant(value_ints=[0]))
+            ones = op.ConstantOfShape(trailing, value=ONE)
+            w_shape = op.Concat(op.Constant(value_ints=[-1]), ones, axis=0)
+            u = op.Reshape(class_weights, w_shape)
+        else:
+            u = op.Identity(one)
+        u_mean = op.Identity(w_mean)
+        u_y = op.Identity(w_y)
+        s = op.Identity(sample_weight)
+    else:
+        u = op.Identity(one)
+        u_mean = op.Identity(one)
+        u_y = op.Identity(one)
+        s = sample_weight * (kept * w_y + e * w_mean)
 
-    weighted_target_loss = neg_log_p_y * w_y
-    target_loss = op.Where(w_y == zero, zero, weighted_target_loss)
+    u_neg_log_p_y = neg_log_p_y * u_y
+    target_loss = op.Where(u_y == zero, zero, u_neg_log_p_y)
     if e > zero:
-        weighted_neg_log_p = neg_log_p * w
-        every_loss = op.Where(w == zero, zero, weighted_neg_log_p)
+        u_neg_log_p = neg_log_p * u
+        every_loss = op.Where(u == zero, zero, u_neg_log_p)
         uniform_loss = op.ReduceMean(every_loss, class_axis, keepdims=0)
         if e == one:
             smoothed_loss = op.Identity(uniform_loss)
@@ -102,57 +152,118 @@ def softmax_cross_entropy_loss(
             smoothed_loss = kept * target_loss + e * uniform_loss
     else:
         smoothed_loss = op.Identity(target_loss)
-    position_loss = op.Where(valid, smoothed_loss, zero)
+    if z > zero:
+        plain_loss = smoothed_loss + z * lse * lse
+    else:
+        plain_loss = op.Identity(smoothed_loss)
+    # A weight of 0 takes away an infinite loss, but not a nan, as in the frameworks.
+    weighted_loss = plain_loss * s
+    unweighted_loss = op.Where(op.IsNaN(plain_loss), plain_loss, zero)
+    counted_loss = op.Where(s == zero, unweighted_loss, weighted_loss)
+    position_loss = op.Where(valid, counted_loss, zero)
 
-    valid_weights = op.Where(valid, w_y, zero)
-    valid_weight = op.ReduceSum(valid_weights, keepdims=0)
-    # PyTorch divides the target's share and the smoothing apart: 0 / 0 makes both nan.
-    nan = op.Cast(op.Constant(value_float=NAN), to=stash_type)
-    denominator = op.Where(valid_weight == zero, nan, valid_weight)
+    if mean_over == "weights":
+        shares = s * u_y
+        total = op.ReduceSum(op.Where(valid, shares, zero), keepdims=0)
+    else:
+        if mean_over == "positions":
+            total = op.Cast(op.Size(labels), to=stash_type)
+        else:
+            if mean_over == "valid":
+                total = op.ReduceSum(op.Where(valid, one, zero), keepdims=0)
+            else:
+                nonzero = op.And(valid, op.Not(sample_weight == zero))
+                total = op.ReduceSum(op.Where(nonzero, one, zero), keepdims=0)
+    if empty_mean == "nan":
+        denominator = op.Where(total == zero, nan, total)
+    else:
+        if empty_mean == "sum":
+            denominator = op.Where(total == zero, one, total)
+        else:
+            denominator = op.Where(total == zero, infinity, total)
+
     if reduction == "none":
         loss = op.Identity(position_loss)
     else:
-        total_loss = op.ReduceSum(position_loss, keepdims=0)
+        loss_sum = op.ReduceSum(position_loss, keepdims=0)
         if reduction == "sum":
-            loss = op.Identity(total_loss)
+            loss = op.Identity(loss_sum)
         else:
-            loss = total_loss / denominator
+            loss = loss_sum / denominator
 
     if reduction == "none":
-        k = op.Unsqueeze(dloss, class_axis)
+        k_per_loss = op.Unsqueeze(dloss, class_axis)
     else:
         if reduction == "sum":
-            k = op.Identity(dloss)
+            k_per_loss = op.Identity(dloss)
         else:
-            k = dloss / denominator
+            k_per_loss = dloss / denominator
+    if has_sample_weights == 1:
+        k = k_per_loss * op.Unsqueeze(s, class_axis)
+    else:
+        if class_weighting == "position":
+            if has_class_weights == 1:
+                k = k_per_loss * op.Unsqueeze(s, class_axis)
+            else:
+                k = k_per_loss * s
+        else:
+            k = op.Identity(k_per_loss)
+
+    if has_class_weights == 1:
+        if class_weighting == "class":
+            u_y_on_axis = op.Unsqueeze(u_y, class_axis)
+        else:
+            u_y_on_axis = op.Identity(u_y)
+    else:
+        u_y_on_axis = op.Identity(u_y)
     if e > zero:
         num_classes = op.Cast(op.Gather(op.Shape(logits), class_axis), to=stash_type)
-        a_y = w_y_on_axis * kept
-        sum_a = a_y + e * w_mean
-        uniform_a = w * (e / num_classes)
-        p_a = p * sum_a - uniform_a
+        a_y = u_y_on_axis * kept
+        sum_a = a_y + e * u_mean
+        uniform_a = u * (e / num_classes)
     else:
-        a_y = op.Identity(w_y_on_axis)
-        p_a = p * w_y_on_axis
+        a_y = op.Identity(u_y_on_axis)
+        sum_a = op.Identity(u_y_on_axis)
+        uniform_a = op.Identity(zero)
+    if z > zero:
+        p_share = sum_a + two * z * lse_on_axis
+    else:
+        p_share = op.Identity(sum_a)
+    # With from_logits = 0 there is no p: the uniform part keeps the logits' shape.
+    if from_logits == 1:
+        p_a = p * p_share - uniform_a
+    else:
+        p_a = op.Expand(op.Neg(uniform_a), op.Shape(logits))
     minus_a_y = op.Where(valid_on_axis, op.Neg(a_y), zero)
     direction = op.ScatterElements(p_a, y_on_axis, minus_a_y, axis=axis, reduction="add")
-    scaled = k * direction
+    if from_logits == 1:
+        by_logits = direction * slope
+    else:
+        by_logits = op.Where(direction == zero, zero, direction * slope / x)
+    scaled = k * by_logits
     gradient = op.Where(valid_on_axis, scaled, zero)
     dlogits = op.CastLike(gradient, logits)
-    return loss, dlogits
+    return loss, dlogits, lse
 
 
 SPEC = LossSpec(
     name="SoftmaxCrossEntropyLoss",
     summary="Cross entropy between softmax(logits) and integer labels.",
     formula=r"""
+x      = logits, or cap * tanh(logits / cap)        with cap = logit_softcap > 0
+lse_i  = log sum_c exp(x_ic)                        0 with from_logits = 0
+-lp_ic = lse_i - x_ic                               -log(x_ic) with from_logits = 0
 v_i    = 1 if labels_i != ignore_index else 0
-a_ic   = (1 - e) w_y [c = y] + (e / C) w_c          with y = labels_i, e = label_smoothing
-loss_i = v_i * sum_c a_ic * -log_softmax(logits)_ic
-none:  loss_i        sum:  sum_i loss_i        mean:  sum_i loss_i / D,  D = sum_i v_i w_y, nan if 0
+t_ic   = (1 - e) [c = y] + e / C                    with y = labels_i, e = label_smoothing
+class_weighting "class":     a_ic = w_c t_ic,  u_i = 1
+                "position":  a_ic = t_ic,      u_i = sum_c w_c t_ic
+loss_i = v_i s_i u_i (sum_c a_ic * -lp_ic + z lse_i^2)       with z = z_loss
+none:  loss_i        sum:  sum_i loss_i        mean:  sum_i loss_i / D
+D: mean_over "weights": sum_i v_i s_i w_y (u_i for w_y if "position")
+             "positions": N   "valid": sum_i v_i   "nonzero": sum_i v_i [s_i != 0]
 
-dlogits_ic = v_i k_i (softmax(logits)_ic * sum_c a_ic - a_ic)
-k_i = dloss_i (none), dloss (sum), dloss / D (mean)
+dlogits_ic = v_i k_i s_i u_i (p_ic (sum_c a_ic + 2 z lse_i) - a_ic) dx_ic/dlogits_ic
+p_ic = softmax(x)_ic;  k_i = dloss_i (none), dloss (sum), dloss / D (mean)
 """.strip(),
     inputs=(
         LOGITS,
@@ -160,29 +271,47 @@ k_i = dloss_i (none), dloss (sum), dloss / D (mean)
             "labels", "Tind", "logits without axis", "The class of each position, or ignore_index."
         ),
         CLASS_WEIGHTS,
+        SAMPLE_WEIGHTS,
     ),
-    outputs=(LOSS,),
     attributes=(
         AXIS,
         Attribute("ignore_index", -100, "Positions with this label have no loss and no gradient."),
         REDUCTION,
+        Attribute(
+            "mean_over",
+            "weights",
+            "What D adds up: the `weights` of the labelled classes (PyTorch), all `positions`, the "
+            "`valid` ones, or those whose sample weight is `nonzero` (TensorFlow).",
+            choices=("weights", "positions", "valid", "nonzero"),
+        ),
+        EMPTY_MEAN,
+        CLASS_WEIGHTING,
         LABEL_SMOOTHING,
         LABEL_SMOOTHING_LOW,
+        FROM_LOGITS,
+        Z_LOSS,
+        LOGIT_SOFTCAP,
         STASH_TYPE,
     ),
     edge_cases=(
         "A label outside [0, C) that is not ignore_index is an error.",
         "An ignored position has loss 0 and gradient 0, whatever its logits hold.",
-        "All positions ignored, or none at all: the mean is nan, the sum 0, the gradient 0.",
-        "All weights of the hit classes 0: the mean is nan, and so is its gradient.",
+        "D = 0, as when all positions are ignored: the mean is what `empty_mean` says, the sum 0, "
+        "the gradient of ignored positions 0.",
         "A logit of -inf is a masked class: its gradient is 0; as the target its loss is +inf.",
         "A class whose coefficient a_ic is 0 adds 0, also where its logit is -inf.",
-        "A position with nan, +inf, or nothing but -inf among its logits has a nan loss and gradient.",
+        "A position with nan, +inf, or nothing but -inf among its logits has a nan loss and "
+        "gradient.",
     ),
     sources=(
-        "ONNX, SoftmaxCrossEntropyLoss-13: https://onnx.ai/onnx/operators/onnx__SoftmaxCrossEntropyLoss.html",
-        "PyTorch, cross_entropy: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html",
-        "Szegedy et al., Rethinking the Inception Architecture, section 7: https://arxiv.org/abs/1512.00567",
+        "ONNX, SoftmaxCrossEntropyLoss-13: "
+        "https://onnx.ai/onnx/operators/onnx__SoftmaxCrossEntropyLoss.html",
+        "PyTorch, cross_entropy: "
+        "https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html",
+        "Szegedy et al., Rethinking the Inception Architecture for Computer Vision, section 7: "
+        "https://arxiv.org/abs/1512.00567",
+        "Chowdhery et al., PaLM, section 5 (z-loss): https://arxiv.org/abs/2204.02311",
+        "Gemma Team, Gemma 2, section 2 (logit soft-capping): https://arxiv.org/abs/2408.00118",
     ),
     body=softmax_cross_entropy_loss,
 )

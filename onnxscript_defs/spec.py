@@ -84,16 +84,16 @@ class OpSpec:
 class LossSpec:
     """One loss: its formula, its ports and attributes, and the onnxscript function that means it.
 
-    `body` computes the loss and its gradient at once: it takes `dloss` before `inputs`, and after
-    them the flag `weighted` among its attributes; it returns `(loss, dlogits)`. The function of
-    each of the three operators below is cut out of it (`onnxloss.functions`).
+    `body` computes the loss and its gradient at once: it takes `dloss` before `inputs`, and beside
+    the attributes one flag for each optional input, `has_<name>`, that says whether the node has
+    it; it returns `(loss, dlogits, lse)`. The function of each of the three operators below is cut
+    out of it (`onnxloss.functions`).
     """
 
     name: str
     summary: str
     formula: str
     inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
     attributes: tuple[Attribute, ...]
     edge_cases: tuple[str, ...]
     sources: tuple[str, ...]
@@ -102,7 +102,7 @@ class LossSpec:
     @property
     def forward(self) -> OpSpec:
         """The loss itself."""
-        return OpSpec(self.name, self.summary, self.inputs, self.outputs, self.attributes)
+        return OpSpec(self.name, self.summary, self.inputs, (LOSS, LSE), self.attributes)
 
     @property
     def grad(self) -> OpSpec:
@@ -110,8 +110,8 @@ class LossSpec:
         return OpSpec(
             f"{self.name}Grad",
             f"The gradient of {self.name} with respect to its logits.",
-            (_DLOSS, *self.inputs),
-            (_DLOGITS,),
+            (DLOSS, *self.inputs),
+            (DLOGITS,),
             self.attributes,
         )
 
@@ -121,8 +121,8 @@ class LossSpec:
         return OpSpec(
             f"{self.name}AndGrad",
             f"{self.name} and its gradient with respect to the logits, in one reading of them.",
-            (_DLOSS, *self.inputs),
-            (*self.outputs, _DLOGITS),
+            (DLOSS, *self.inputs),
+            (LOSS, DLOGITS, LSE),
             self.attributes,
         )
 
@@ -132,21 +132,32 @@ class LossSpec:
         return self.forward, self.grad, self.loss_and_grad
 
 
+FLOAT32_MAX = 3.4028234663852886e38
+INFINITY = float("inf")
 NAN = float("nan")
 ONE = onnx.helper.make_tensor("one", onnx.TensorProto.INT64, [1], [1])
 
-_DLOSS = Port("dloss", "S", "as loss", "Upstream gradient: the derivative of the result by `loss`.")
-_DLOGITS = Port("dlogits", "T", "as logits", "Gradient of sum(dloss * loss) by `logits`.")
-
+DLOSS = Port("dloss", "S", "as loss", "Upstream gradient: the derivative of the result by `loss`.")
+DLOGITS = Port("dlogits", "T", "as logits", "Gradient of sum(dloss * loss) by `logits`.")
 LOGITS = Port("logits", "T", "[d0, .., C, .., dk]", "Unnormalised scores; C classes on `axis`.")
 CLASS_WEIGHTS = Port("class_weights", "S", "[C]", "Weight w_c of each class.", optional=True)
-LOSS = Port("loss", "S", "as labels, or [] if reduced", "The loss.")
+SAMPLE_WEIGHTS = Port(
+    "sample_weights", "S", "logits without axis", "Weight s_i of each position.", optional=True
+)
+LOSS = Port("loss", "S", "logits without axis, or [] if reduced", "The loss.")
+LSE = Port(
+    "lse",
+    "S",
+    "logits without axis",
+    "Log of the softmax's denominator, log sum_c exp(logits_ic), of every position.",
+    optional=True,
+)
 
 AXIS = Attribute("axis", 1, "The class axis of `logits`; counts from the end when negative.")
 REDUCTION = Attribute(
     "reduction",
     "mean",
-    "`none`: the loss of every position. `sum`: their sum. `mean`: their sum over D.",
+    "`none`: the loss of every position. `sum`: their sum. `mean`: their sum divided by D.",
     choices=("none", "mean", "sum"),
 )
 LABEL_SMOOTHING = Attribute(
@@ -165,10 +176,43 @@ LABEL_SMOOTHING_LOW = Attribute(
     maximum=2.0**-25,
     derived=True,
 )
+CLASS_WEIGHTING = Attribute(
+    "class_weighting",
+    "class",
+    "`class`: w_c weighs the term of class c (PyTorch). "
+    "`position`: sum_c t_ic w_c weighs the whole position, t its target distribution (Paddle).",
+    choices=("class", "position"),
+)
+EMPTY_MEAN = Attribute(
+    "empty_mean",
+    "nan",
+    "The mean where D is 0: `nan` (PyTorch), the `sum` (Paddle) or `zero` (TensorFlow).",
+    choices=("nan", "sum", "zero"),
+)
+FROM_LOGITS = Attribute(
+    "from_logits",
+    1,
+    "0: `logits` are probabilities already; their log takes the log-softmax's place.",
+    choices=(0, 1),
+)
+Z_LOSS = Attribute(
+    "z_loss",
+    0.0,
+    "Factor z of the square of lse_i that is added to each position's loss.",
+    minimum=0.0,
+    maximum=FLOAT32_MAX,
+)
+LOGIT_SOFTCAP = Attribute(
+    "logit_softcap",
+    0.0,
+    "Above 0: logits x become cap * tanh(x / cap) first.",
+    minimum=0.0,
+    maximum=FLOAT32_MAX,
+)
 STASH_TYPE = Attribute(
     "stash_type",
     1,
-    "Element type S of the row's sums, of `loss`, `dloss` and `class_weights`: "
+    "Element type S of the sums, of `loss`, `dloss`, `lse` and the weights: "
     "1 (float32) for float16, bfloat16 and float32 logits, 11 (float64) for float64 logits.",
     choices=(1, 11),
     derived=True,

@@ -60,9 +60,7 @@ def load(framework: str) -> tuple[GoldenCase, ...]:
     """The cases of "torch" or "onnx"."""
     table = json.loads((_FOLDER / "cases.json").read_text())
     with np.load(_FOLDER / "arrays.npz") as stored:
-        return tuple(
-            _case(row, stored) for row in table["cases"] if row["framework"] == framework
-        )
+        return tuple(_case(row, stored) for row in table["cases"] if row["framework"] == framework)
 
 
 def assert_close(result: np.ndarray, expected: np.ndarray, case: GoldenCase) -> None:
@@ -70,9 +68,7 @@ def assert_close(result: np.ndarray, expected: np.ndarray, case: GoldenCase) -> 
     # A loss beyond the dtype is inf there: a float64 result is rounded before it is compared.
     with np.errstate(over="ignore"):
         rounded = result.astype(expected.dtype).astype(np.float64)
-    np.testing.assert_allclose(
-        rounded, expected.astype(np.float64), rtol=case.rtol, atol=case.atol
-    )
+    np.testing.assert_allclose(rounded, expected.astype(np.float64), rtol=case.rtol, atol=case.atol)
 
 
 def formula(case: GoldenCase) -> tuple[np.ndarray, np.ndarray]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
-
 import onnxloss
+from onnx import helper
 from onnxloss.functions import build_function
 from onnxloss.onnxscript_defs import DOMAIN, OPSET_VERSION, LossSpec, OpSpec
 from onnxloss.onnxscript_defs import find as find_spec
+
 from tests.cases import DTYPES, Case
 
 OPSET = 19
@@ -71,7 +71,6 @@ def raw_model(
     Every port's name is the name of the graph's value: operators that give the same value are not
     for one model.
     """
-    weighted = "class_weights" in arrays
     stash = arrays["dloss"].dtype
     types = {
         "loss": (stash, tuple(loss_shape)),
@@ -79,11 +78,11 @@ def raw_model(
     }
     nodes, outputs, functions, used = [], [], [], {}
     for op in ops:
-        names = [port.name for port in op.inputs if weighted or port.name != "class_weights"]
+        names = [port.name for port in op.inputs if not port.optional or port.name in arrays]
         used |= dict.fromkeys(names)
-        results = [port.name for port in op.outputs]
+        results = [port.name for port in op.outputs if not port.optional]
         nodes.append(helper.make_node(op.name, names, results, domain=DOMAIN, **attributes))
-        functions.append(build_function(spec, op, weighted=weighted, opset=OPSET))
+        functions.append(build_function(spec, op, given=names, opset=OPSET))
         outputs += [
             helper.make_tensor_value_info(name, element_type(types[name][0]), types[name][1])
             for name in results

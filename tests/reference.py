@@ -28,7 +28,8 @@ def softmax_cross_entropy_loss(
 
     Each position i that is not ignored spreads the coefficient
     `a_ic = (1-e) w[y_i] [c = y_i] + (e/C) w_c` over the classes; see `_from_coefficients`.
-    The mean divides by D, the sum of w[y_i] over the positions that are not ignored.
+    The mean divides by D, the sum of w[y_i] over the positions that are not ignored; where D is 0
+    there is no mean: nan, also where smoothing gives the sum a value.
     """
     x, restore = _rows(logits, axis)
     n, classes = x.shape
@@ -43,7 +44,7 @@ def softmax_cross_entropy_loss(
     e = float(label_smoothing)
     a = np.broadcast_to(e / classes * w, (n, classes)).copy() if e else np.zeros((n, classes))
     a[np.arange(n), target] += (1 - e) * w[target]
-    denominator = np.sum(w[target][counts])
+    denominator = np.sum(w[target][counts]) or np.nan
     return _from_coefficients(x, a, counts, denominator, dloss, reduction, restore)
 
 

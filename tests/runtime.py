@@ -8,9 +8,8 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime
-
 import onnxloss
+import onnxruntime
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 RUNTIME_ERRORS = (
@@ -19,6 +18,8 @@ RUNTIME_ERRORS = (
     onnxruntime.capi.onnxruntime_pybind11_state.InvalidGraph,
     onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented,
     onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException,
+    # run_with_iobinding raises no class of its own.
+    RuntimeError,
 )
 _DTYPES = {
     "tensor(float16)": np.dtype(np.float16),
@@ -50,9 +51,14 @@ def run_session(
 ) -> dict[str, np.ndarray]:
     """The outputs by name.
 
-    `InferenceSession.run` neither takes nor gives bfloat16 arrays: they go in as an OrtValue over
-    their bits, and come out through a bound array of the same width.
+    `InferenceSession.run` neither takes nor gives bfloat16 arrays: where there are any, they go in
+    as OrtValues over their bits, and come out through bound arrays of the same width.
     """
+    names = [output.name for output in session.get_outputs()]
+    ports = (*session.get_inputs(), *session.get_outputs())
+    if all(_DTYPES[port.type] != BFLOAT16 for port in ports):
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
     binding = session.io_binding()
     for name, array in feeds.items():
         binding.bind_ortvalue_input(name, _ort_value(array))
@@ -65,11 +71,10 @@ def run_session(
         else:
             binding.bind_output(output.name)
     session.run_with_iobinding(binding)
-    results = {}
-    for output, value in zip(session.get_outputs(), binding.get_outputs(), strict=True):
-        in_bits = output.name in bits
-        results[output.name] = bits[output.name].view(BFLOAT16) if in_bits else value.numpy()
-    return results
+    return {
+        name: bits[name].view(BFLOAT16) if name in bits else value.numpy()
+        for name, value in zip(names, binding.get_outputs(), strict=True)
+    }
 
 
 def run_model(

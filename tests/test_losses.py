@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 import onnx
 import pytest
-
 from onnxloss.onnxscript_defs import DOMAIN
+
 from tests.cases import CASES, Case
 from tests.models import export_case, raw_arrays, separate_model
 from tests.runtime import run_model
@@ -38,7 +38,7 @@ def test_function_body(case: Case) -> None:
     outputs = body_outputs(case)
     for name, truth in case.truth.items():
         assert outputs[name].dtype.name == case.dtype
-        assert_body(outputs[name], truth, name)
+        assert_body(outputs[name], truth, case.classes, name)
 
 
 @every_case
@@ -49,7 +49,7 @@ def test_inlined(case: Case) -> None:
     outputs = run_model(model, case.inputs.feeds)
     for name, truth in case.truth.items():
         assert outputs[name].dtype.name == case.dtype
-        assert_body(outputs[name], truth, name)
+        assert_body(outputs[name], truth, case.classes, name)
 
 
 @every_case
@@ -63,7 +63,7 @@ def test_library(case: Case) -> None:
 def test_separate_operators_function_body(case: Case) -> None:
     outputs = separate_body_outputs(case)
     for name, truth in case.truth.items():
-        assert_body(outputs[name], truth, name)
+        assert_body(outputs[name], truth, case.classes, name)
 
 
 @every_case

@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
-
 import onnxloss
+import pytest
 from onnxloss.onnxscript_defs import CATALOGUE, LossSpec, OpSpec
 from onnxloss.onnxscript_defs import find as find_spec
+
 from tests import reference
 from tests.cases import CASES, DTYPES, HARD, OPS, SOFT, Case
 from tests.models import export_case, node_attributes, raw_arrays, raw_model, stash_dtype
@@ -149,9 +149,7 @@ def test_same_bits_for_any_number_of_threads(case: Case) -> None:
 @both_losses
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(67, 37), (5, 65537)], ids=["67x37", "5x65537"])
-def test_a_row_does_not_depend_on_its_batch(
-    loss: str, dtype: str, shape: tuple[int, int]
-) -> None:
+def test_a_row_does_not_depend_on_its_batch(loss: str, dtype: str, shape: tuple[int, int]) -> None:
     arrays = make_inputs(loss, shape, dtype)
     arrays["dloss"] = np.full(shape[0], 1.5, DTYPES[dtype])
     whole = run_config(loss, arrays, library=True, reduction="none", label_smoothing=0.1)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .dtypes import FLOAT_DTYPES
-from .errors import LossError, expected
+from .errors import LossError, expected, expected_shape
 from .onnxscript_defs import CATALOGUE, LossSpec, find
 
 
@@ -24,6 +24,11 @@ class LossConfig:
         attributes: The operator's attributes; those left out have the SPEC's default.
         class_weights: One weight per class, `[C]`: an array, whose floating dtype counts, or a
             sequence of numbers, which take the logits' dtype.
+        sample_weights: Whether the loss takes a weight for each position as an input.
+        label_axis: Whether integer labels have the class axis too, of size 1: "dropped" (not),
+            "kept" or "either", as their shape says.
+        loss_axis: Whether an unreduced loss keeps the class axis, of size 1: "dropped", "kept" or
+            "as labels".
         promote: Whether labels and class weights of another floating dtype than the logits promote
             all three to the widest, as PyTorch does for probabilities; else they are refused.
         source: The API that the configuration came from, for error messages and the metadata.
@@ -35,6 +40,9 @@ class LossConfig:
     op: str
     attributes: Mapping[str, int | float | str] = field(default_factory=dict)
     class_weights: Any = None
+    sample_weights: bool = False
+    label_axis: str = "dropped"
+    loss_axis: str = "dropped"
     promote: bool = False
     source: str = "onnxloss"
 
@@ -92,10 +100,10 @@ def _weights(op: str, weights: Any) -> np.ndarray | tuple[float, ...]:
                 op, "class_weights", weights, "an array or numbers, one per class"
             ) from None
     if weights.dtype not in FLOAT_DTYPES.values():
-        allowed = "an array of " + ", ".join(FLOAT_DTYPES)
-        raise expected(op, "class_weights", f"of dtype {weights.dtype}", allowed)
+        allowed = " or ".join(FLOAT_DTYPES)
+        raise expected(op, "dtype of class_weights", weights.dtype.name, allowed)
     if weights.ndim != 1:
-        raise expected(op, "class_weights", f"of shape {weights.shape}", "shape (C,)")
+        raise expected_shape(op, "class_weights", weights.shape, ["C"])
     copy = weights.copy()
     copy.flags.writeable = False
     return copy

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -14,3 +15,13 @@ def expected(where: str, name: str, value: Any, allowed: str) -> LossError:
     """The error `<where>: <name> is <value>; expected <allowed>.`"""
     shown = f'"{value}"' if isinstance(value, str) else value
     return LossError(f"{where}: {name} is {shown}; expected {allowed}.")
+
+
+def expected_shape(where: str, name: str, given: Sequence[Any], *allowed: Sequence[Any]) -> LossError:
+    """The error `<where>: shape of <name> is [2, 3]; expected [2] or [2, 1].`"""
+    shapes = " or ".join(_shown(shape) for shape in allowed)
+    return LossError(f"{where}: shape of {name} is {_shown(given)}; expected {shapes}.")
+
+
+def _shown(shape: Sequence[Any]) -> str:
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"

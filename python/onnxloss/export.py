@@ -20,7 +20,7 @@ from .graph import (
     Ports,
     Shape,
     add_loss,
-    label_shape,
+    fitting,
     layout,
     names_in,
     value_info,
@@ -70,15 +70,16 @@ def export(
         >>> [output.name for output in model.graph.output]
         ['loss', 'dlogits']
     """
+    given = None if labels is None else tuple(labels)
+    at = layout(config, tuple(logits), given, dtype=dtype, label_dtype=label_dtype)
+    lse = _wants_lse(config, outputs)
+    inputs = [
+        value_info("logits", dtype, at.logits),
+        value_info("labels", at.label_dtype, given or at.labels),
+    ]
     if sample_weights is not None:
-        raise expected(config.op, "sample_weights", tuple(sample_weights), "none with this loss")
-    if tuple(outputs) != ("loss",):
-        raise expected(config.op, "outputs", tuple(outputs), "('loss',)")
-    at = layout(config, tuple(logits), dtype, label_dtype)
-    wanted = label_shape(config, at)
-    given = wanted if labels is None else _fitting(config, tuple(labels), wanted)
-
-    inputs = [value_info("logits", dtype, at.logits), value_info("labels", at.label_dtype, given)]
+        sample_weights = _weights_shape(config, at, tuple(sample_weights))
+        inputs.append(value_info("sample_weights", at.compute, sample_weights))
     model = helper.make_model(
         helper.make_graph([], config.op, inputs, []),
         producer_name="onnxloss",
@@ -86,7 +87,7 @@ def export(
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
-    add_loss(model, config, at, Ports(), gradient=gradient)
+    add_loss(model, config, at, Ports(), gradient=gradient, sample_weights=sample_weights, lse=lse)
     return _finished(model, inline=inline)
 
 
@@ -124,25 +125,24 @@ def append_to(
     graph = result.graph
     output = _logits_output(config, graph, logits)
     dtype = name_of(output.type.tensor_type.elem_type)
-    at = layout(config, _shape(config, output), dtype, label_dtype)
-    ports = Ports(output.name, labels, loss, dloss, dlogits)
+    existing = [value for value in graph.input if value.name == labels]
+    given = _shape(config, existing[0]) if existing else None
+    at = layout(config, _shape(config, output), given, dtype=dtype, label_dtype=label_dtype)
+    ports = Ports(output.name, labels, loss=loss, dloss=dloss, dlogits=dlogits)
 
     made = (loss, dloss, dlogits) if gradient else (loss,)
     taken = names_in(graph)
     for name in made:
         if name in taken or name == labels or made.count(name) > 1:
             raise expected(config.op, "the new name", name, "one that is not taken in the model")
-    wanted = label_shape(config, at)
-    existing = [value for value in graph.input if value.name == labels]
     if existing:
-        given = name_of(existing[0].type.tensor_type.elem_type)
-        if given != at.label_dtype:
-            raise expected(config.op, f'dtype of the input "{labels}"', given, at.label_dtype)
-        _fitting(config, _shape(config, existing[0]), wanted)
+        given_dtype = name_of(existing[0].type.tensor_type.elem_type)
+        if given_dtype != at.label_dtype:
+            raise expected(config.op, f'dtype of the input "{labels}"', given_dtype, at.label_dtype)
     elif labels in taken:
         raise expected(config.op, "labels", labels, "an input or a name that is not taken")
     else:
-        graph.input.append(value_info(labels, at.label_dtype, wanted))
+        graph.input.append(value_info(labels, at.label_dtype, at.labels))
     add_loss(result, config, at, ports, gradient=gradient)
     return _finished(result, inline=inline)
 
@@ -199,10 +199,15 @@ def _shape(config: LossConfig, value: onnx.ValueInfoProto) -> Shape:
     )
 
 
-def _fitting(config: LossConfig, given: Shape, wanted: Shape) -> Shape:
-    """`given`, if no number in it contradicts `wanted`."""
-    pairs = zip(given, wanted, strict=False)
-    clash = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
-    if clash or len(given) != len(wanted):
-        raise expected(config.op, "labels", f"of shape {given}", f"shape {wanted}")
-    return given
+def _weights_shape(config: LossConfig, at: Layout, given: Shape) -> Shape:
+    """The sample weights' shape: a scalar, or one that broadcasts to the positions' own rank."""
+    if not config.sample_weights:
+        raise expected(config.op, "sample_weights", given, f"none, which {config.source} has not")
+    ones = tuple(1 if size == 1 else wanted for size, wanted in zip(given, at.positions))
+    return given if given == () else fitting(config.op, "sample_weights", given, ones)
+
+
+def _wants_lse(config: LossConfig, outputs: Sequence[str]) -> bool:
+    if tuple(outputs) not in (("loss",), ("loss", "lse")):
+        raise expected(config.op, "outputs", tuple(outputs), "('loss',) or ('loss', 'lse')")
+    return "lse" in outputs

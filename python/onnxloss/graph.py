@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,9 +14,9 @@ from onnx import helper
 
 from .config import LossConfig
 from .dtypes import FLOAT_DTYPES, LABEL_DTYPES, onnx_type, promoted, stash_dtype
-from .errors import expected
+from .errors import expected, expected_shape
 from .functions import build_function
-from .onnxscript_defs import DOMAIN, OPSET_VERSION, OpSpec
+from .onnxscript_defs import DOMAIN, OPSET_VERSION, LossSpec, OpSpec, Port
 
 IR_VERSION = 9
 """The oldest IR version whose functions declare the type and default of their attributes."""
@@ -29,6 +31,7 @@ class Ports:
 
     logits: str = "logits"
     labels: str = "labels"
+    sample_weights: str = "sample_weights"
     loss: str = "loss"
     dloss: str = "dloss"
     dlogits: str = "dlogits"
@@ -43,12 +46,15 @@ class Ports:
 class Layout:
     """Shapes and dtypes of one loss in a graph.
 
+    `labels` and `loss` are the shapes that the user sees, `positions` that of the operator's.
     `compute` is the logits' dtype as the operator gets them, after promotion: the dtype of `loss`
     and `dloss` too.
     """
 
     logits: Shape
     axis: int
+    labels: Shape
+    loss: Shape
     dtype: str
     label_dtype: str
     compute: str
@@ -59,13 +65,19 @@ class Layout:
         return self.logits[: self.axis] + self.logits[self.axis + 1 :]
 
 
-def layout(config: LossConfig, logits: Shape, dtype: str, label_dtype: str | None) -> Layout:
-    """What a loss has in a graph whose logits have this shape and dtype.
+def layout(
+    config: LossConfig,
+    logits: Shape,
+    labels: Shape | None = None,
+    *,
+    dtype: str,
+    label_dtype: str | None,
+) -> Layout:
+    """What a loss has in a graph whose logits and labels have these shapes and dtypes.
 
     Raises:
         LossError: The configuration does not fit them.
     """
-    axis = _class_axis(config, logits)
     if dtype not in FLOAT_DTYPES:
         raise expected(config.op, "dtype", dtype, " or ".join(FLOAT_DTYPES))
     if label_dtype is None:
@@ -84,50 +96,95 @@ def layout(config: LossConfig, logits: Shape, dtype: str, label_dtype: str | Non
         elif other != dtype:
             raise expected(config.op, name, other, f"{dtype}, that of the logits")
 
+    axis = _class_axis(config, logits)
     classes, weights = logits[axis], config.class_weights
     if weights is not None and isinstance(classes, int) and len(weights) != classes:
-        raise expected(config.op, "class_weights", f"of shape ({len(weights)},)", f"({classes},)")
-    return Layout(logits, axis, dtype, label_dtype, compute)
+        raise expected_shape(config.op, "class_weights", [len(weights)], [classes])
+    labels = _label_shape(config, logits, axis, labels)
+    kept = logits[:axis] + (1,) + logits[axis + 1 :]
+    if config.attributes["reduction"] != "none":
+        loss: Shape = ()
+    elif config.loss_axis == "kept" or (config.loss_axis == "as labels" and labels == kept):
+        loss = kept
+    else:
+        loss = logits[:axis] + logits[axis + 1 :]
+    return Layout(logits, axis, labels, loss, dtype, label_dtype, compute)
 
 
-def label_shape(config: LossConfig, at: Layout) -> Shape:
-    """The shape of the labels."""
-    return at.logits if config.takes_probabilities else at.positions
+def fitting(op: str, name: str, given: Shape, *wanted: Shape) -> Shape:
+    """The first wanted shape that `given` does not contradict."""
+    for shape in wanted:
+        pairs = zip(given, shape, strict=False)
+        clash = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
+        if len(given) == len(shape) and not clash:
+            return shape
+    raise expected_shape(op, name, given, *wanted)
 
 
 def add_loss(
-    model: onnx.ModelProto, config: LossConfig, at: Layout, ports: Ports, *, gradient: bool
+    model: onnx.ModelProto,
+    config: LossConfig,
+    at: Layout,
+    ports: Ports,
+    *,
+    gradient: bool = False,
+    sample_weights: Shape | None = None,
+    lse: bool = False,
 ) -> None:
     """Adds all of the loss but the inputs `logits` and `labels` to a model.
 
     The operator computes in the logits' dtype and gives a float32 loss for 16-bit logits; the
     casts around it make the loss's dtype that of the logits, as the frameworks have it.
     """
-    graph = model.graph
-    loss_shape = at.positions if config.attributes["reduction"] == "none" else ()
+    graph = _Writer(model.graph)
     stash = stash_dtype(at.compute)
-    label_dtype = at.compute if config.takes_probabilities else at.label_dtype
-    inputs = [
-        _cast(graph, ports.logits, at.dtype, at.compute),
-        _cast(graph, ports.labels, at.label_dtype, label_dtype.replace("uint8", "int64")),
-    ]
-    if gradient:
-        graph.input.append(value_info(ports.dloss, at.compute, loss_shape))
-        inputs.insert(0, _cast(graph, ports.dloss, at.compute, stash))
-    if config.class_weights is not None:
-        name = f"{ports.prefix}class_weights"
-        graph.initializer.append(onnx.numpy_helper.from_array(_class_weights(config, at), name))
-        inputs.append(name)
-
     op = config.spec.loss_and_grad if gradient else config.spec.forward
-    results = [(ports.loss, stash, at.compute, loss_shape)]
+    label_dtype = at.compute if config.takes_probabilities else at.label_dtype
+    labels = graph.cast(ports.labels, at.label_dtype, label_dtype.replace("uint8", "int64"))
+    if not config.takes_probabilities and at.labels != at.positions:
+        labels = graph.squeezed(labels, at.axis)
+    values = {"logits": graph.cast(ports.logits, at.dtype, at.compute), "labels": labels}
     if gradient:
-        results.append((ports.dlogits, at.compute, at.dtype, at.logits))
-    made = [name if dtype == wanted else f"{name}.{dtype}" for name, dtype, wanted, _ in results]
-    _call(model, config, op, inputs, made, _attributes(config, op, at), ports.prefix)
-    for source, (name, dtype, wanted, shape) in zip(made, results, strict=True):
-        _cast(graph, source, dtype, wanted, result=name)
-        graph.output.append(value_info(name, wanted, shape))
+        model.graph.input.append(value_info(ports.dloss, at.compute, at.loss))
+        dloss = graph.cast(ports.dloss, at.compute, stash)
+        kept = at.loss not in ((), at.positions)
+        values["dloss"] = graph.squeezed(dloss, at.axis) if kept else dloss
+    if config.class_weights is not None:
+        values["class_weights"] = f"{ports.prefix}class_weights"
+        weights = onnx.numpy_helper.from_array(_class_weights(config, at), values["class_weights"])
+        model.graph.initializer.append(weights)
+    if sample_weights is not None:
+        values["sample_weights"] = graph.expanded(
+            graph.cast(ports.sample_weights, at.compute, stash), sample_weights, at, ports.logits
+        )
+
+    results = {"loss": (ports.loss, stash, at.compute, at.loss)}
+    if gradient:
+        results["dlogits"] = (ports.dlogits, at.compute, at.dtype, at.logits)
+    if lse:
+        results["lse"] = (f"{ports.prefix}lse", stash, stash, at.positions)
+    made = {}
+    for port, (name, dtype, wanted, shape) in results.items():
+        squeezed = port == "loss" and shape not in ((), at.positions)
+        made[port] = name
+        made[port] += f".{dtype}" if dtype != wanted else ""
+        made[port] += ".squeezed" if squeezed else ""
+    node = helper.make_node(
+        op.name,
+        _positional(op.inputs, values),
+        _positional(op.outputs, made),
+        f"{ports.prefix}{op.name}",
+        op.doc,
+        DOMAIN,
+        **node_attributes(config, op, at),
+    )
+    model.graph.node.extend(called_or_written_out(model, config.spec, node))
+    for port, (name, dtype, wanted, shape) in results.items():
+        source = made[port]
+        if source.endswith(".squeezed"):
+            source = graph.unsqueezed(source, at.axis, source.removesuffix(".squeezed"))
+        graph.cast(source, dtype, wanted, result=name)
+        model.graph.output.append(value_info(name, wanted, shape))
     entry = model.metadata_props.add()
     entry.key, entry.value = f"{DOMAIN}.{ports.loss}", _describe(config)
 
@@ -145,39 +202,55 @@ def names_in(graph: onnx.GraphProto) -> set[str]:
     }
 
 
-def _call(
-    model: onnx.ModelProto,
-    config: LossConfig,
-    op: OpSpec,
-    inputs: list[str],
-    outputs: list[str],
-    attributes: Attributes,
-    prefix: str,
-) -> None:
-    """Adds the operator's node, and its function; or the function's nodes, where it cannot stand.
+def called_or_written_out(
+    model: onnx.ModelProto, spec: LossSpec, node: onnx.NodeProto
+) -> list[onnx.NodeProto]:
+    """The node, whose function is added to the model; or the function's nodes, where it cannot be.
 
-    A model has one function of a name: the one that folds this configuration in where it is
-    alone; the generic one where another configuration stands beside it; and where that one has
-    another signature, with or without class weights, the nodes are written out.
+    A model has one function of a name: the one that folds this node's attributes in where it is
+    alone; the generic one where a node with others stands beside it; and where that one has
+    other optional inputs or outputs, the nodes are written out.
     """
-    node = helper.make_node(
-        op.name, inputs, outputs, f"{prefix}{op.name}", op.doc, DOMAIN, **attributes
-    )
+    op = next(op for op in spec.ops if op.name == node.op_type)
+    ports = (*zip(op.inputs, node.input, strict=False), *zip(op.outputs, node.output, strict=False))
+    given = [port.name for port, name in ports if port.optional and name]
+    attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    attributes = {
+        name: value.decode() if isinstance(value, bytes) else value
+        for name, value in attributes.items()
+    }
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    weighted = config.class_weights is not None
-    folded = build_function(config.spec, op, weighted=weighted, opset=opset, attributes=attributes)
+    folded = build_function(spec, op, given=given, opset=opset, attributes=attributes)
     there = [made for made in model.functions if (made.domain, made.name) == (DOMAIN, op.name)]
     if not there:
         model.functions.append(folded)
-    elif list(there[0].input) != list(folded.input):
-        model.graph.node.extend(_written_out(node, folded))
-        return
+    elif not _same_ports(there[0], folded):
+        return _written_out(node, folded)
     elif there[0] != folded:
-        there[0].CopyFrom(build_function(config.spec, op, weighted=weighted, opset=opset))
+        there[0].CopyFrom(build_function(spec, op, given=given, opset=opset))
     if all(entry.domain != DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, OPSET_VERSION))
     model.ir_version = max(model.ir_version, IR_VERSION)
-    model.graph.node.append(node)
+    return [node]
+
+
+def _positional(ports: Sequence[Port], names: Mapping[str, str]) -> list[str]:
+    """The names in the ports' order; one left out before another is empty."""
+    positions = [names.get(port.name, "") for port in ports]
+    while not positions[-1]:
+        positions.pop()
+    return positions
+
+
+def _same_ports(left: onnx.FunctionProto, right: onnx.FunctionProto) -> bool:
+    return (left.input, left.output) == (right.input, right.output) and _reads(left) == _reads(
+        right
+    )
+
+
+def _reads(function: onnx.FunctionProto) -> set[str]:
+    """The inputs that the function's nodes read; it declares those before the last one too."""
+    return {name for node in function.node for name in node.input} & set(function.input)
 
 
 def _written_out(call: onnx.NodeProto, function: onnx.FunctionProto) -> list[onnx.NodeProto]:
@@ -193,7 +266,7 @@ def _written_out(call: onnx.NodeProto, function: onnx.FunctionProto) -> list[onn
     return nodes
 
 
-def _attributes(config: LossConfig, op: OpSpec, at: Layout) -> Attributes:
+def node_attributes(config: LossConfig, op: OpSpec, at: Layout) -> Attributes:
     """Every attribute of the operator, in the SPEC's order: ONNX Runtime knows no defaults."""
     stash = stash_dtype(at.compute)
     smoothing = float(config.attributes["label_smoothing"])
@@ -233,18 +306,58 @@ def _class_axis(config: LossConfig, logits: Shape) -> int:
     return axis % rank
 
 
-def _cast(
-    graph: onnx.GraphProto, name: str, dtype: str, wanted: str, *, result: str | None = None
-) -> str:
-    """The name of the value in the wanted dtype; a cast that is there already is used again."""
-    if dtype == wanted:
+def _label_shape(config: LossConfig, logits: Shape, axis: int, given: Shape | None) -> Shape:
+    dropped = logits[:axis] + logits[axis + 1 :]
+    kept = logits[:axis] + (1,) + logits[axis + 1 :]
+    if config.takes_probabilities:
+        allowed = [logits]
+    else:
+        allowed = {"dropped": [dropped], "kept": [kept], "either": [dropped, kept]}[
+            config.label_axis
+        ]
+    return allowed[0] if given is None else fitting(config.op, "labels", given, *allowed)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Adds standard nodes to a graph; a value that is there already is used again."""
+
+    graph: onnx.GraphProto
+
+    def node(self, op_type: str, inputs: Sequence[str], result: str, **attributes: Any) -> str:
+        if result not in names_in(self.graph):
+            self.graph.node.append(
+                helper.make_node(op_type, inputs, [result], f"{op_type} {result}", **attributes)
+            )
+        return result
+
+    def integers(self, values: Sequence[int], name: str) -> str:
+        if name not in names_in(self.graph):
+            tensor = onnx.numpy_helper.from_array(np.asarray(values, np.int64), name)
+            self.graph.initializer.append(tensor)
         return name
-    result = result or f"{name}.{wanted}"
-    if result not in names_in(graph):
-        graph.node.append(
-            helper.make_node("Cast", [name], [result], f"Cast to {result}", to=onnx_type(wanted))
-        )
-    return result
+
+    def cast(self, name: str, dtype: str, wanted: str, *, result: str | None = None) -> str:
+        if dtype == wanted:
+            return name
+        return self.node("Cast", [name], result or f"{name}.{wanted}", to=onnx_type(wanted))
+
+    def squeezed(self, name: str, axis: int) -> str:
+        axes = self.integers([axis], f"class_axis.{axis}")
+        return self.node("Squeeze", [name, axes], f"{name}.squeezed")
+
+    def unsqueezed(self, name: str, axis: int, result: str) -> str:
+        return self.node("Unsqueeze", [name, self.integers([axis], f"class_axis.{axis}")], result)
+
+    def expanded(self, name: str, shape: Shape, at: Layout, logits: str) -> str:
+        """Weights of shape `shape`, one for each position."""
+        if shape == at.positions:
+            return name
+        others = [dim for dim in range(len(at.logits)) if dim != at.axis]
+        dims = self.integers(others, f"{name}.dims")
+        sizes = self.node("Shape", [logits], f"{logits}.shape")
+        positions = self.node("Gather", [sizes, dims], f"{name}.shape")
+        return self.node("Expand", [name, positions], f"{name}.expanded")
 
 
 def _describe(config: LossConfig) -> str:

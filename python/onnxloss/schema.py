@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import onnx
 
-from .onnxscript_defs import CATALOGUE, DOMAIN, OPSET_VERSION, TYPES, LossSpec, OpSpec
+from .onnxscript_defs import CATALOGUE, DOMAIN, OPSET_VERSION, TYPES, LossSpec, OpSpec, Port
 
 _ONNX_TYPES = {"float32": "tensor(float)", "float64": "tensor(double)"}
 
@@ -15,28 +15,20 @@ def register_schemas() -> None:
     for spec in CATALOGUE:
         for op in spec.ops:
             if not onnx.defs.has(op.name, domain=DOMAIN):
-                onnx.defs.register_schema(_schema(spec, op))
+                onnx.defs.register_schema(schema_of(spec, op))
 
 
-def _schema(spec: LossSpec, op: OpSpec) -> onnx.defs.OpSchema:
+def schema_of(spec: LossSpec, op: OpSpec) -> onnx.defs.OpSchema:
+    """The schema of one of the loss's operators."""
     schema = onnx.defs.OpSchema
-    option = schema.FormalParameterOption
     used = {port.type for port in (*op.inputs, *op.outputs)}
     return schema(
         op.name,
         DOMAIN,
         OPSET_VERSION,
         f"{op.doc}\n\n{spec.formula}",
-        inputs=[
-            schema.FormalParameter(
-                port.name,
-                port.type,
-                port.doc,
-                param_option=option.Optional if port.optional else option.Single,
-            )
-            for port in op.inputs
-        ],
-        outputs=[schema.FormalParameter(port.name, port.type, port.doc) for port in op.outputs],
+        inputs=[_parameter(port) for port in op.inputs],
+        outputs=[_parameter(port) for port in op.outputs],
         type_constraints=[
             (variable, [_ONNX_TYPES.get(name, f"tensor({name})") for name in names], "")
             for variable, names in TYPES.items()
@@ -50,4 +42,14 @@ def _schema(spec: LossSpec, op: OpSpec) -> onnx.defs.OpSchema:
             )
             for attribute in op.attributes
         ],
+    )
+
+
+def _parameter(port: Port) -> onnx.defs.OpSchema.FormalParameter:
+    option = onnx.defs.OpSchema.FormalParameterOption
+    return onnx.defs.OpSchema.FormalParameter(
+        port.name,
+        port.type,
+        port.doc,
+        param_option=option.Optional if port.optional else option.Single,
     )

@@ -46,7 +46,7 @@ def _configurations(draw: st.DrawFn) -> dict:
         "ignore_index": draw(st.sampled_from((-100, -1, 0, 1, 255, 2**40))),
         "weight": draw(st.sampled_from((None, "random", "some zero"))),
         "module": draw(st.booleans()),
-        "way": draw(st.sampled_from(("body", "inlined"))),
+        "way": draw(st.sampled_from(("body", "library", "inlined"))),
         "seed": draw(st.integers(0, 2**32 - 1)),
     }
 

@@ -38,8 +38,7 @@ class TrainingLoop:
         inputs = [value.name for value in session.get_inputs()]
         names = [name for name in inputs if new_name(name) in types]
         if set(names) != set(state):
-            allowed = "the state that the step has: " + (", ".join(names) or "none")
-            raise expected("TrainingLoop", "state", ", ".join(state) or "empty", allowed)
+            raise expected("TrainingLoop", "state", list(state), f"the step's state, {names}")
         if types.get(LOSS) not in _LOSS_DTYPES:
             allowed = "tensor(float16), tensor(float) or tensor(double)"
             raise expected("TrainingLoop", "type of the loss", types.get(LOSS), allowed)
@@ -61,10 +60,11 @@ class TrainingLoop:
             LossError: An input is missing or unknown.
         """
         if feeds.keys() != self._fed:
-            allowed = ", ".join(sorted(self._fed))
-            raise expected("TrainingLoop", "feeds", ", ".join(feeds) or "empty", allowed)
-        for name, array in feeds.items():
-            self._binding.bind_cpu_input(name, np.ascontiguousarray(array).reshape(np.shape(array)))
+            raise expected("TrainingLoop", "feeds", list(feeds), str(sorted(self._fed)))
+        # The binding reads the arrays' memory: copies that order="C" makes live until it has run.
+        arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
+        for name, array in arrays.items():
+            self._binding.bind_cpu_input(name, array)
         self._session.run_with_iobinding(self._binding)
         self._state, self._spare = self._spare, self._state
         self._binding, self._spare_binding = self._spare_binding, self._binding

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
 from ..errors import LossError, expected
-from .graph import GraphWriter
+from .nodes import GraphWriter
 
 STEP = "step"
 LEARNING_RATE = "learning_rate"
@@ -154,7 +155,7 @@ OPTIMIZERS: dict[str, type[Sgd] | type[AdamW]] = {"sgd": Sgd, "adamw": AdamW}
 MOMENTS = ("momentum_buffer", *AdamW.moments)
 
 
-def make_optimizer(name: str, hyperparameters: dict[str, object]) -> Optimizer:
+def make_optimizer(name: str, hyperparameters: Mapping[str, Any]) -> Optimizer:
     """The optimizer with its hyperparameters, validated.
 
     Raises:
@@ -170,7 +171,7 @@ def make_optimizer(name: str, hyperparameters: dict[str, object]) -> Optimizer:
                 f"training_step: {key} is not a hyperparameter of {name}; "
                 f"expected {', '.join(known)}."
             )
-    values: dict[str, object] = {}
+    values: dict[str, Any] = {}
     for key, value in hyperparameters.items():
         if key == "betas":
             pair = tuple(value) if isinstance(value, list | tuple) else ()
@@ -184,7 +185,7 @@ def make_optimizer(name: str, hyperparameters: dict[str, object]) -> Optimizer:
     return kind(**values)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: Any) -> bool:
     number = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
     return number and math.isfinite(value)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from onnxscript.rewriter import RewriteRuleSet, rewrite
 from onnxscript.rewriter.rules import common as rules
 
 from ..errors import LossError
-from .graph import free_name, subgraphs, value_names
+from .nodes import free_name, subgraphs, value_names
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
 
@@ -61,14 +62,15 @@ def with_gradients(
         )
     except Exception as error:
         raise LossError(
-            f"training_step: onnx-ad cannot differentiate the model: {error}."
+            f"training_step: onnx-ad cannot differentiate the model: {error}. Where it asks for a "
+            "declared shape, fix the dynamic dimensions: onnx.tools.update_model_dims."
         ) from error
     _refuse_zero_gradients(derived.graph, prefix, parameters)
     gradients = _close_seed_axis(derived.graph, prefix, output, seed, parameters)
     return _simplified(derived), gradients
 
 
-def _import_reverse():  # noqa: ANN202 - its type is known only where onnx-ad is installed
+def _import_reverse() -> Any:
     try:
         from onnx_ad import reverse
     except ImportError as error:

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from ..dtypes import name_of
 from ..errors import LossError, expected
 from .optimizers import MOMENTS, STEP
 from .step import METADATA_KEY, new_name
@@ -43,11 +44,9 @@ def initial_state(step: onnx.ModelProto, forward: onnx.ModelProto) -> dict[str, 
         shape = tuple(dim.dim_value for dim in inputs[name].shape.dim)
         if name in parameters:
             tensor = initializers.get(name)
-            found = tensor and (tensor.data_type, tuple(tensor.dims))
-            if found != (elem_type, shape):
-                dtype = helper.tensor_dtype_to_np_dtype(elem_type)
-                allowed = f"an initializer of dtype {dtype} and shape {shape}"
-                raise expected("initial_state", f'"{name}" of the forward model', found, allowed)
+            if tensor is None:
+                raise LossError(f'initial_state: the forward model has no initializer "{name}".')
+            _check("initial_state", tensor, elem_type, shape)
             state[name] = numpy_helper.to_array(tensor).copy()
         else:
             state[name] = np.zeros(shape, helper.tensor_dtype_to_np_dtype(elem_type))
@@ -73,14 +72,16 @@ def trained_model(forward: onnx.ModelProto, state: Mapping[str, np.ndarray]) -> 
             continue
         tensor = numpy_helper.from_array(np.asarray(array), name)
         there = initializers[name]
-        if (tensor.data_type, list(tensor.dims)) != (there.data_type, list(there.dims)):
-            dtype = helper.tensor_dtype_to_np_dtype(there.data_type)
-            raise expected(
-                "trained_model",
-                f'state["{name}"]',
-                f"of dtype {array.dtype} and shape {array.shape}",
-                f"dtype {dtype} and shape {tuple(there.dims)}",
-            )
+        _check("trained_model", tensor, there.data_type, there.dims)
         there.CopyFrom(tensor)
     onnx.checker.check_model(result)
     return result
+
+
+def _check(where: str, tensor: onnx.TensorProto, elem_type: int, shape: Sequence[int]) -> None:
+    given, wanted = (
+        f"{name_of(dtype)} of shape {tuple(dims)}"
+        for dtype, dims in ((tensor.data_type, tensor.dims), (elem_type, shape))
+    )
+    if given != wanted:
+        raise LossError(f'{where}: the parameter "{tensor.name}" is {given}; expected {wanted}.')

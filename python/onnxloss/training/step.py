@@ -13,9 +13,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..config import LossConfig
+from ..dtypes import name_of
 from ..errors import LossError, expected
 from ..export import append_to
-from .graph import GraphWriter, free_name, value_names
+from .nodes import GraphWriter, free_name, value_names
 from .optimizers import LEARNING_RATE, STEP, Optimizer, Parameter, make_optimizer
 from .reverse import with_gradients
 
@@ -49,18 +50,18 @@ def training_step(
         labels: Name of the labels' input.
         label_dtype: As for `export`.
         optimizer: "sgd" or "adamw", with the formulas of PyTorch.
-        parameters: Names of the initializers to train, all others stay as they are; by default
-            every float initializer that is not a scalar. Initializers that are constants and not
-            parameters, a positional encoding or a mask, have to be left out by naming the others.
+        parameters: Names of the initializers to train; all others stay as they are. By default
+            every float initializer: where some are constants, a positional encoding or a mask,
+            name the parameters. (A scalar among them is refused: it may be either.)
         **hyperparameters: sgd: `momentum` (0), `weight_decay` (0). adamw: `betas` ((0.9, 0.999)),
             `eps` (1e-8), `weight_decay` (0.01).
 
     Returns:
-        A checked model. Inputs: those of the forward model, the labels, `learning_rate` (a scalar),
-        then the state: each parameter under its own name; its moments, `<parameter>.exp_avg` and
-        `<parameter>.exp_avg_sq` or `<parameter>.momentum_buffer`; `step` (int64 scalar, adamw
-        only). Outputs: `loss`, those of the forward model, then `<state>.new` for each state in
-        the same order.
+        A checked model. Inputs: those of the forward model, the labels, `learning_rate` (a scalar,
+        float32, or float64 where a parameter is), then the state: each parameter under its own
+        name; its moments, `<parameter>.exp_avg` and `<parameter>.exp_avg_sq` or
+        `<parameter>.momentum_buffer`; `step` (int64 scalar, adamw only). Outputs: `loss`, those of
+        the forward model, then `<state>.new` for each state in the same order.
 
     Raises:
         LossError: A setting that is not known or does not fit, names that collide, or a model
@@ -104,7 +105,7 @@ def training_step(
         parameters=_names(chosen),
     )
 
-    writer = GraphWriter({*value_names(step.graph), *taken})
+    writer = GraphWriter(value_names(step.graph))
     writer.casts[LEARNING_RATE, rate_type] = LEARNING_RATE
     update.update(
         writer,
@@ -112,7 +113,7 @@ def training_step(
         new_name,
     )
     step.graph.node.extend(writer.nodes)
-    step.graph.initializer.extend(writer.initializers.values())
+    step.graph.initializer.extend(writer.numbers.values())
     results = {output.name: output for output in step.graph.output}
     _set_outputs(
         step.graph,
@@ -145,8 +146,7 @@ def _chosen(graph: onnx.GraphProto, names: Sequence[str] | None) -> list[onnx.Te
                 )
         names = list(floats)
     if not names or isinstance(names, str):
-        shown = f'"{names}"' if names else "empty"
-        raise expected("training_step", "parameters", shown, "a list of float initializers")
+        raise expected("training_step", "parameters", names, "a list of float initializers")
     for index, name in enumerate(names):
         if name not in floats:
             allowed = "a float initializer of the model: " + (", ".join(floats) or "it has none")
@@ -154,10 +154,10 @@ def _chosen(graph: onnx.GraphProto, names: Sequence[str] | None) -> list[onnx.Te
         if name in names[:index]:
             raise expected("training_step", f"parameters[{index}]", name, "each name once")
         if floats[name].data_type not in _TRAINABLE:
-            dtype = TensorProto.DataType.Name(floats[name].data_type).lower()
+            dtype = name_of(floats[name].data_type)
             raise LossError(
-                f'training_step: the dtype of "{name}" is {dtype}; expected float or double: small '
-                "updates vanish in 16 bits. Keep float parameters and Cast them in the model."
+                f'training_step: the dtype of "{name}" is {dtype}; expected float32 or float64: '
+                "small updates vanish in 16 bits. Cast float32 parameters in the model instead."
             )
     return [floats[name] for name in names]
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Names and new nodes of a graph."""
+"""Names in a graph, and nodes that are added to it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -45,12 +46,10 @@ class GraphWriter:
 
     taken: set[str]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    numbers: dict[tuple[float, int], onnx.TensorProto] = field(default_factory=dict)
     casts: dict[tuple[str, int], str] = field(default_factory=dict)
 
-    def op(
-        self, op_type: str, inputs: Iterable[str], result: str, **attributes: int | float | str
-    ) -> str:
+    def op(self, op_type: str, inputs: Iterable[str], result: str, **attributes: Any) -> str:
         """Adds a node; returns the name of its result, `result` where that is free."""
         name = free_name(result, self.taken)
         node = helper.make_node(op_type, list(inputs), [name], name, **attributes)
@@ -59,12 +58,12 @@ class GraphWriter:
 
     def number(self, value: float, elem_type: int) -> str:
         """A scalar initializer; one for all uses of the same number."""
-        dtype = helper.tensor_dtype_to_np_dtype(elem_type)
-        key = f"{value!r}.{dtype.name}"
-        if key not in self.initializers:
-            tensor = numpy_helper.from_array(np.asarray(value, dtype), free_name(key, self.taken))
-            self.initializers[key] = tensor
-        return self.initializers[key].name
+        if (value, elem_type) not in self.numbers:
+            dtype = helper.tensor_dtype_to_np_dtype(elem_type)
+            name = free_name(f"{value:.6g}.{dtype.name}", self.taken)
+            tensor = numpy_helper.from_array(np.asarray(value, dtype), name)
+            self.numbers[value, elem_type] = tensor
+        return self.numbers[value, elem_type].name
 
     def cast(self, name: str, elem_type: int) -> str:
         """The value `name` as `elem_type`; one Cast for all uses."""

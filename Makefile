@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+# Every target does all its own set-up, once: stamps say what is newer than what is installed.
+
+VENV := .venv
+ORT_TRAINING := .venv-ort-training
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+CPP := $(shell find ops tests/cpp -name '*.h' -o -name '*.cc' -o -name '*.cu')
+
+# Folders too, so that a file that is gone counts as a change.
+SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
+           $(shell find python onnxscript_defs ops -not -path '*/__pycache__*')
+
+# Tests run what is installed. A path to other sources must not get in before it.
+unexport PYTHONPATH
+export ONNXLOSS_ORT_TRAINING_PYTHON ?= $(abspath $(ORT_TRAINING)/bin/python)
+
+.PHONY: help demo test setup bench docs models lint format clean
+
+help:
+	@echo "make demo    train a digits classifier in ONNX Runtime from a PyTorch loss configuration"
+	@echo "make test    run the test suite"
+	@echo "make setup   what both need: environments, build, install"
+	@echo "make bench   time the losses; writes docs/benchmarks.md"
+	@echo "make docs    write docs/operators.md"
+	@echo "make models  write the models of models/"
+	@echo "make lint    check style, types and formats"
+	@echo "make format  mend style and formats"
+	@echo "make clean   remove all that was made"
+
+demo: $(VENV)/.installed
+	@$(BIN)/python examples/digits.py
+
+test: $(VENV)/.installed $(ONNXLOSS_ORT_TRAINING_PYTHON)
+	@$(BIN)/python -m pytest --quiet
+
+setup: $(VENV)/.installed $(ONNXLOSS_ORT_TRAINING_PYTHON)
+
+bench: $(VENV)/.installed
+	@$(BIN)/python bench/bench_losses.py --markdown docs/benchmarks.md
+
+docs: $(VENV)/.installed
+	@$(BIN)/python docs/generate.py
+
+models: $(VENV)/.installed
+	@$(BIN)/python models/make_models.py
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/clang-format --dry-run --Werror $(CPP)
+	@$(BIN)/mypy --package onnxloss
+
+format: $(VENV)/.dev
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/clang-format -i $(CPP)
+
+clean:
+	rm -rf $(VENV) $(ORT_TRAINING) build dist
+
+$(BIN)/python:
+	@echo "Making $(VENV)"
+	@tools/make_venv.sh $(VENV)
+	@$(PIP) install "scikit-build-core>=0.11" ninja
+
+# Without isolation the build folder is kept, and a changed source costs one compilation.
+$(VENV)/.installed: $(SOURCES) | $(BIN)/python
+	@echo "Building and installing onnxloss"
+	@$(PIP) install --no-build-isolation ".[demo,test]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.installed
+	@$(PIP) install "onnxloss[dev]"
+	@touch $@
+
+# The other runtime that the library serves, in an environment of its own: both are "onnxruntime".
+$(abspath $(ORT_TRAINING)/bin/python):
+	@echo "Making $(ORT_TRAINING)"
+	@tools/make_venv.sh $(ORT_TRAINING)
+	@$(ORT_TRAINING)/bin/python -m pip --quiet --disable-pip-version-check \
+	  install onnxruntime-training-cpu==1.19.2 || { rm -rf $(ORT_TRAINING); exit 1; }

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT
+// The choice of an instruction set, and the shape of the work.
+#include "cpu/kernels.h"
+
+#include <atomic>
+#include <cstring>
+
+namespace onnxloss {
+
+#if defined(__x86_64__)
+namespace v2 {
+extern const CpuKernels kKernels;
+}
+namespace v3 {
+extern const CpuKernels kKernels;
+}
+namespace v4 {
+extern const CpuKernels kKernels;
+}
+#else
+namespace baseline {
+extern const CpuKernels kKernels;
+}
+#endif
+
+namespace {
+
+struct Candidate {
+  const CpuKernels* kernels;
+  bool runs;
+};
+
+#if defined(__x86_64__)
+bool RunsV2() { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }
+bool RunsV3() {
+  return RunsV2() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+         __builtin_cpu_supports("f16c");
+}
+bool RunsV4() {
+  return RunsV3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+// Fastest first.
+template <class Visitor>
+const CpuKernels* FirstThat(Visitor accepts) {
+#if defined(__x86_64__)
+  const Candidate candidates[] = {
+      {&v4::kKernels, RunsV4()}, {&v3::kKernels, RunsV3()}, {&v2::kKernels, RunsV2()}};
+#else
+  const Candidate candidates[] = {{&baseline::kKernels, true}};
+#endif
+  for (const Candidate& candidate : candidates) {
+    if (candidate.runs && accepts(*candidate.kernels)) return candidate.kernels;
+  }
+  return nullptr;
+}
+
+std::atomic<const CpuKernels*> chosen{nullptr};
+
+constexpr int64_t kElementsPerTask = 32768;
+
+}  // namespace
+
+const CpuKernels* BestKernels() {
+  return FirstThat([](const CpuKernels&) { return true; });
+}
+
+const CpuKernels& Kernels() {
+  const CpuKernels* kernels = chosen.load(std::memory_order_acquire);
+  if (kernels == nullptr) {
+    kernels = BestKernels();
+    chosen.store(kernels, std::memory_order_release);
+  }
+  return *kernels;
+}
+
+bool SetInstructionSet(const char* name) {
+  const CpuKernels* kernels =
+      std::strcmp(name, "auto") == 0 ? BestKernels() : FirstThat([name](const CpuKernels& k) {
+        return std::strcmp(k.instruction_set, name) == 0;
+      });
+  if (kernels == nullptr) return false;
+  chosen.store(kernels, std::memory_order_release);
+  return true;
+}
+
+int64_t PositionsPerTask(int64_t classes) {
+  if (classes >= kElementsPerTask) return 1;
+  const int64_t positions = kElementsPerTask / (classes > 0 ? classes : 1);
+  if (classes >= kSmallestLongRow) return positions;
+  return (positions + kTileLanes - 1) / kTileLanes * kTileLanes;
+}
+
+int64_t LabelsPerScan() { return 16384; }
+
+int64_t ScratchBytes(const LossProblem& problem) {
+  const bool long_rows = problem.inner == 1 && problem.classes >= kSmallestLongRow;
+  if (!long_rows || problem.dlogits == nullptr || problem.classes > kKeptExponentials) return 0;
+  const int64_t element = problem.type == ElementType::kFloat64 ? 8 : 4;
+  return (problem.classes + 63) / 64 * 64 * element + 64;
+}
+
+}  // namespace onnxloss

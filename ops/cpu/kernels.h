@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT
+// What the glue asks of the CPU kernels: plain data and one table of functions per instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace onnxloss {
+
+// The numbers are ONNX's own (TensorProto.DataType).
+enum class ElementType : int { kFloat32 = 1, kFloat16 = 10, kFloat64 = 11, kBFloat16 = 16 };
+enum class LabelKind : int { kIndex32, kIndex64, kProbabilities };
+
+// One call of an operator. `logits` is [outer, classes, inner]; a position is an (outer, inner)
+// pair in row-major order, and there are outer * inner of them. S is the accumulator's type.
+struct LossProblem {
+  ElementType type;
+  LabelKind label_kind;
+  int64_t outer;
+  int64_t classes;
+  int64_t inner;
+  double label_smoothing;
+  int64_t ignore_index;
+  const void* logits;         // T [outer, classes, inner]
+  const void* labels;         // indices [outer, inner], or T as logits
+  const void* class_weights;  // S [classes], or null for ones
+  double total_weight;        // sum of the class weights, `classes` without
+  const void* dloss;          // S: one number, or one per position; null without gradient
+  bool dloss_per_position;
+  double denominator;     // what dloss is divided by
+  void* loss;             // S [positions], or null where `partial_losses` takes their sums
+  double* partial_losses;  // one per task, or null
+  void* dlogits;          // T as logits, or null
+  bool stream;            // write dlogits past the caches
+};
+
+// Labels of positions [first, last): the sum of their class weights (their number without weights),
+// ignored ones left out, and the first position whose label is neither a class nor ignored, or -1.
+struct LabelScan {
+  double weight;
+  int64_t first_bad;
+};
+
+struct CpuKernels {
+  const char* instruction_set;
+  void (*scan_labels)(const LossProblem& problem, int64_t first, int64_t last, LabelScan* scan);
+  // Loss and gradient of positions [first, last), the sum of their losses returned. `scratch` has
+  // ScratchBytes(problem).
+  double (*run)(const LossProblem& problem, int64_t first, int64_t last, void* scratch);
+};
+
+// The kernels for this machine, or those that SetInstructionSet asked for.
+const CpuKernels& Kernels();
+// "v2", "v3", "v4" ("baseline" off x86-64), or "auto"; false, and no change, where this machine
+// cannot run it. Meant for tests and benchmarks.
+bool SetInstructionSet(const char* name);
+
+// How positions are cut into tasks, from the classes alone: a reduced loss has the same bits for
+// any number of threads.
+int64_t PositionsPerTask(int64_t classes);
+int64_t LabelsPerScan();
+// Scratch that one running task needs, 0 for none.
+int64_t ScratchBytes(const LossProblem& problem);
+
+// Rows no shorter than this are summed one by one, shorter ones many at a time.
+constexpr int64_t kSmallestLongRow = 96;
+// Positions that a tile handles side by side.
+constexpr int64_t kTileLanes = 64;
+// Exponentials of a row kept between its sum and its gradient; longer rows form them twice.
+constexpr int64_t kKeptExponentials = 131072;
+
+}  // namespace onnxloss

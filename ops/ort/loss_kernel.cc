@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MIT
+#include "ort/loss_kernel.h"
+
+#include <atomic>
+#include <string>
+
+#include "ort/tensors.h"
+
+namespace onnxloss::ort {
+namespace {
+
+// Below this many bytes an output is likely to be read again before it leaves the caches.
+constexpr int64_t kStreamFrom = int64_t{4} << 20;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// One parallel loop: task i covers positions [i * step, (i + 1) * step).
+struct Loop {
+  const LossKernel& kernel;
+  const LossProblem& problem;
+  const CpuKernels& kernels;
+  int64_t positions;
+  int64_t step;
+  LabelScan* scans;
+  std::atomic<bool> out_of_memory{false};
+
+  int64_t tasks() const { return CeilDiv(positions, step); }
+  int64_t first(size_t task) const { return static_cast<int64_t>(task) * step; }
+  int64_t last(size_t task) const {
+    const int64_t end = first(task) + step;
+    return end < positions ? end : positions;
+  }
+};
+
+void ScanTask(void* data, size_t task) {
+  Loop& loop = *static_cast<Loop*>(data);
+  loop.kernels.scan_labels(loop.problem, loop.first(task), loop.last(task), loop.scans + task);
+}
+
+void LossTask(void* data, size_t task) {
+  Loop& loop = *static_cast<Loop*>(data);
+  const OrtApi& api = loop.kernel.api;
+  const int64_t bytes = ScratchBytes(loop.problem);
+  void* scratch = nullptr;
+  if (bytes > 0) {
+    OrtStatus* status =
+        api.AllocatorAlloc(loop.kernel.allocator, static_cast<size_t>(bytes), &scratch);
+    if (status != nullptr) api.ReleaseStatus(status);
+    if (status != nullptr || scratch == nullptr) {
+      loop.out_of_memory = true;
+      return;
+    }
+  }
+  const double sum =
+      loop.kernels.run(loop.problem, loop.first(task), loop.last(task), scratch);
+  if (loop.problem.partial_losses != nullptr) loop.problem.partial_losses[task] = sum;
+  if (scratch != nullptr) {
+    if (OrtStatus* status = api.AllocatorFree(loop.kernel.allocator, scratch)) {
+      api.ReleaseStatus(status);
+    }
+  }
+}
+
+OrtStatus* ParallelFor(const OrtKernelContext* context, Loop& loop, void (*body)(void*, size_t)) {
+  const size_t tasks = static_cast<size_t>(loop.tasks());
+  if (tasks == 1) {
+    body(&loop, 0);
+    return nullptr;
+  }
+  return loop.kernel.api.KernelContext_ParallelFor(context, body, tasks, tasks, &loop);
+}
+
+OrtStatus* BadLabel(const LossKernel& kernel, const LossProblem& problem, int64_t position) {
+  const int64_t label = problem.label_kind == LabelKind::kIndex64
+                            ? static_cast<const int64_t*>(problem.labels)[position]
+                            : static_cast<const int32_t*>(problem.labels)[position];
+  return InvalidArgument(kernel.api, kernel.op.name, "labels[" + std::to_string(position) + "]",
+                         std::to_string(label),
+                         "[0, " + std::to_string(problem.classes) + ") or ignore_index " +
+                             std::to_string(problem.ignore_index));
+}
+
+// Checks the labels; `weight` is the sum of their class weights, the denominator of a mean.
+OrtStatus* ScanLabels(const LossKernel& kernel, const OrtKernelContext* context,
+                      const LossProblem& problem, int64_t positions, double* weight) {
+  LossProblem scanned = problem;
+  if (kernel.attributes.reduction != Reduction::kMean) scanned.class_weights = nullptr;
+  Loop loop{kernel, scanned, Kernels(), positions, LabelsPerScan(), nullptr};
+  std::vector<LabelScan> scans(static_cast<size_t>(loop.tasks()));
+  loop.scans = scans.data();
+  if (OrtStatus* status = ParallelFor(context, loop, ScanTask)) return status;
+  *weight = 0;
+  for (const LabelScan& scan : scans) {
+    if (scan.first_bad >= 0) return BadLabel(kernel, problem, scan.first_bad);
+    *weight += scan.weight;
+  }
+  return nullptr;
+}
+
+template <class Acc>
+double SumOf(const Acc* values, int64_t count) {
+  double sums[8] = {};
+  for (int64_t i = 0; i < count; ++i) sums[i % 8] += static_cast<double>(values[i]);
+  return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+}
+
+double TotalWeight(const LossProblem& problem) {
+  if (problem.class_weights == nullptr) return static_cast<double>(problem.classes);
+  return problem.type == ElementType::kFloat64
+             ? SumOf(static_cast<const double*>(problem.class_weights), problem.classes)
+             : SumOf(static_cast<const float*>(problem.class_weights), problem.classes);
+}
+
+int64_t BytesOf(ElementType type) {
+  switch (type) {
+    case ElementType::kFloat16:
+    case ElementType::kBFloat16:
+      return 2;
+    case ElementType::kFloat32:
+      return 4;
+    case ElementType::kFloat64:
+      return 8;
+  }
+  return 0;
+}
+
+LossProblem Describe(const LossKernel& kernel, const Inputs& inputs, const View& view) {
+  LossProblem problem = {};
+  problem.type = kernel.op.type;
+  problem.label_kind = kernel.op.label_kind;
+  problem.outer = view.outer;
+  problem.classes = view.classes;
+  problem.inner = view.inner;
+  problem.label_smoothing = kernel.attributes.label_smoothing;
+  problem.ignore_index = kernel.attributes.ignore_index;
+  problem.logits = inputs.logits.data;
+  problem.labels = inputs.labels.data;
+  problem.class_weights = inputs.class_weights.present ? inputs.class_weights.data : nullptr;
+  problem.dloss = inputs.dloss.data;
+  problem.dloss_per_position = kernel.attributes.reduction == Reduction::kNone;
+  problem.denominator = 1;
+  problem.stream =
+      view.positions() * view.classes * BytesOf(kernel.op.type) >= kStreamFrom;
+  if (problem.label_smoothing > 0) problem.total_weight = TotalWeight(problem);
+  return problem;
+}
+
+void StoreReduced(const LossProblem& problem, double value, void* loss) {
+  if (problem.type == ElementType::kFloat64) {
+    *static_cast<double*>(loss) = value;
+  } else {
+    *static_cast<float*>(loss) = static_cast<float>(value);
+  }
+}
+
+OrtStatus* Compute(const LossKernel& kernel, OrtKernelContext* context) {
+  const Operator& op = kernel.op;
+  Inputs inputs;
+  View view;
+  if (OrtStatus* status = ReadInputs(kernel, context, &inputs)) return status;
+  if (OrtStatus* status = CheckShapes(kernel, inputs, &view)) return status;
+  LossProblem problem = Describe(kernel, inputs, view);
+  const bool reduced = kernel.attributes.reduction != Reduction::kNone;
+  double weight = static_cast<double>(view.positions());
+  if (op.label_kind != LabelKind::kProbabilities && view.positions() > 0) {
+    if (OrtStatus* status = ScanLabels(kernel, context, problem, view.positions(), &weight)) {
+      return status;
+    }
+  }
+  if (kernel.attributes.reduction == Reduction::kMean) problem.denominator = weight;
+
+  void* loss = nullptr;
+  if (op.has_loss()) {
+    const Shape shape = reduced ? Shape{} : view.positions_shape;
+    if (OrtStatus* status = GetOutput(kernel.api, context, op.loss(), shape, &loss)) return status;
+    if (!reduced) problem.loss = loss;
+  }
+  if (op.has_gradient()) {
+    if (OrtStatus* status = GetOutput(kernel.api, context, op.dlogits(), inputs.logits.shape,
+                                      &problem.dlogits)) {
+      return status;
+    }
+  }
+  double sum = 0;
+  if (view.positions() > 0) {
+    Loop loop{kernel, problem, Kernels(), view.positions(), PositionsPerTask(view.classes),
+              nullptr};
+    std::vector<double> partial_losses(static_cast<size_t>(loop.tasks()));
+    problem.partial_losses = partial_losses.data();
+    if (OrtStatus* status = ParallelFor(context, loop, LossTask)) return status;
+    if (loop.out_of_memory) {
+      const std::string message = std::string(op.name) + ": out of memory for " +
+                                  std::to_string(ScratchBytes(problem)) + " bytes of scratch.";
+      return kernel.api.CreateStatus(ORT_FAIL, message.c_str());
+    }
+    for (const double partial : partial_losses) sum += partial;
+  }
+  if (loss != nullptr && reduced) {
+    const double divisor = kernel.attributes.reduction == Reduction::kMean ? weight : 1;
+    StoreReduced(problem, sum / divisor, loss);
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+OrtStatus* CreateLossKernel(const OrtApi& api, const Operator& op, const OrtKernelInfo* info,
+                            LossKernel** kernel) {
+  return Guarded(api, op.name, [&]() -> OrtStatus* {
+    Attributes attributes = {};
+    if (OrtStatus* status = ReadAttributes(api, info, op, &attributes)) return status;
+    OrtAllocator* allocator = nullptr;
+    if (OrtStatus* status = api.KernelInfoGetAllocator(info, OrtMemTypeDefault, &allocator)) {
+      return status;
+    }
+    *kernel = new LossKernel{api, op, attributes, allocator};
+    return nullptr;
+  });
+}
+
+void DestroyLossKernel(LossKernel* kernel) {
+  kernel->api.ReleaseAllocator(kernel->allocator);
+  delete kernel;
+}
+
+OrtStatus* ComputeLoss(const LossKernel& kernel, OrtKernelContext* context) {
+  return Guarded(kernel.api, kernel.op.name, [&] { return Compute(kernel, context); });
+}
+
+}  // namespace onnxloss::ort

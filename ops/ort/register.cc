@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT
+// The library's two exported functions.
+#include <array>
+#include <cstring>
+#include <mutex>
+
+#include "cpu/kernels.h"
+#include "ort/loss_kernel.h"
+#include "ort/status.h"
+
+#if defined(_WIN32)
+#define ONNXLOSS_EXPORT extern "C" __declspec(dllexport)
+#else
+#define ONNXLOSS_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+namespace onnxloss::ort {
+namespace {
+
+struct Registration : OrtCustomOp {
+  Operator op;
+};
+
+const Operator& OperatorOf(const OrtCustomOp* op) {
+  return static_cast<const Registration*>(op)->op;
+}
+
+ONNXTensorElementDataType InputType(const OrtCustomOp* custom_op, size_t index) {
+  const Operator& op = OperatorOf(custom_op);
+  if (index == op.logits()) return op.logits_type();
+  if (index == op.labels()) return op.labels_type();
+  return op.sum_type();
+}
+
+ONNXTensorElementDataType OutputType(const OrtCustomOp* custom_op, size_t index) {
+  const Operator& op = OperatorOf(custom_op);
+  return op.has_gradient() && index == op.dlogits() ? op.logits_type() : op.sum_type();
+}
+
+OrtCustomOpInputOutputCharacteristic InputCharacteristic(const OrtCustomOp* op, size_t index) {
+  return index == OperatorOf(op).class_weights() ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
+}
+
+OrtStatus* CreateKernel(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info,
+                        void** kernel) {
+  LossKernel* created = nullptr;
+  OrtStatus* status = CreateLossKernel(*api, OperatorOf(op), info, &created);
+  *kernel = created;
+  return status;
+}
+
+OrtStatus* ComputeKernel(void* kernel, OrtKernelContext* context) {
+  return ComputeLoss(*static_cast<const LossKernel*>(kernel), context);
+}
+
+Registration Register(const Operator& op) {
+  Registration made = {};
+  made.version = kApiVersion;
+  made.GetName = [](const OrtCustomOp* self) { return OperatorOf(self).name; };
+  made.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* {
+    return "CPUExecutionProvider";
+  };
+  made.GetInputType = InputType;
+  made.GetInputTypeCount = [](const OrtCustomOp* self) { return OperatorOf(self).inputs(); };
+  made.GetOutputType = OutputType;
+  made.GetOutputTypeCount = [](const OrtCustomOp* self) { return OperatorOf(self).outputs(); };
+  made.KernelDestroy = [](void* kernel) { DestroyLossKernel(static_cast<LossKernel*>(kernel)); };
+  made.GetInputCharacteristic = InputCharacteristic;
+  made.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
+  made.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
+  made.GetVariadicInputMinArity = [](const OrtCustomOp*) { return 0; };
+  made.GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
+  made.GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 0; };
+  made.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 0; };
+  made.CreateKernelV2 = CreateKernel;
+  made.KernelComputeV2 = ComputeKernel;
+  // No InferOutputShapeFn: ONNX Runtime cannot tell it a tensor of unknown rank from a scalar.
+  made.op = op;
+  return made;
+}
+
+constexpr struct {
+  const char* name;
+  Form form;
+} kIndexOperators[] = {{"SoftmaxCrossEntropyLoss", Form::kLoss},
+                       {"SoftmaxCrossEntropyLossGrad", Form::kGradient},
+                       {"SoftmaxCrossEntropyLossAndGrad", Form::kLossAndGradient}},
+  kProbabilityOperators[] = {{"SoftLabelCrossEntropyLoss", Form::kLoss},
+                             {"SoftLabelCrossEntropyLossGrad", Form::kGradient},
+                             {"SoftLabelCrossEntropyLossAndGrad", Form::kLossAndGradient}};
+constexpr ElementType kTypes[] = {ElementType::kFloat16, ElementType::kBFloat16,
+                                  ElementType::kFloat32, ElementType::kFloat64};
+constexpr LabelKind kIndexKinds[] = {LabelKind::kIndex32, LabelKind::kIndex64};
+
+constexpr size_t kRegistrations = 3 * 4 * 2 + 3 * 4;
+
+std::array<Registration, kRegistrations> MakeRegistrations() {
+  std::array<Registration, kRegistrations> made = {};
+  size_t count = 0;
+  for (const ElementType type : kTypes) {
+    for (const auto& entry : kIndexOperators) {
+      for (const LabelKind kind : kIndexKinds) {
+        made[count++] = Register({entry.name, entry.form, type, kind});
+      }
+    }
+    for (const auto& entry : kProbabilityOperators) {
+      made[count++] = Register({entry.name, entry.form, type, LabelKind::kProbabilities});
+    }
+  }
+  return made;
+}
+
+// A domain must outlive every session that it was added to, and may be added to any number of
+// them: there is one for each runtime in the process, for as long as the process lives.
+struct Domains {
+  struct Entry {
+    const OrtApi* api;
+    OrtCustomOpDomain* domain;
+  };
+  std::mutex mutex;
+  Entry entries[8] = {};
+  size_t count = 0;
+};
+
+OrtStatus* MakeDomain(const OrtApi& api, OrtCustomOpDomain** domain) {
+  static const std::array<Registration, kRegistrations> registrations = MakeRegistrations();
+  if (OrtStatus* status = api.CreateCustomOpDomain("onnxloss", domain)) return status;
+  for (const Registration& registration : registrations) {
+    if (OrtStatus* status = api.CustomOpDomain_Add(*domain, &registration)) return status;
+  }
+  return nullptr;
+}
+
+OrtStatus* DomainFor(const OrtApi& api, OrtCustomOpDomain** domain) {
+  static Domains domains;
+  const std::lock_guard<std::mutex> lock(domains.mutex);
+  for (size_t i = 0; i < domains.count; ++i) {
+    if (domains.entries[i].api == &api) {
+      *domain = domains.entries[i].domain;
+      return nullptr;
+    }
+  }
+  if (domains.count == sizeof(domains.entries) / sizeof(domains.entries[0])) {
+    return api.CreateStatus(ORT_FAIL, "onnxloss: too many runtimes in one process");
+  }
+  if (OrtStatus* status = MakeDomain(api, domain)) return status;
+  domains.entries[domains.count++] = {&api, *domain};
+  return nullptr;
+}
+
+}  // namespace
+}  // namespace onnxloss::ort
+
+ONNXLOSS_EXPORT onnxloss::ort::OrtStatus* RegisterCustomOps(
+    onnxloss::ort::OrtSessionOptions* options, const onnxloss::ort::OrtApiBase* base) {
+  using namespace onnxloss::ort;
+  const OrtApi* api = base->GetApi(kApiVersion);
+  if (api == nullptr) {
+    // The first slot has been the same since the first version.
+    const OrtApi* oldest = base->GetApi(1);
+    if (oldest == nullptr) return nullptr;
+    return oldest->CreateStatus(ORT_FAIL, "onnxloss: ONNX Runtime is too old; expected 1.19 or newer.");
+  }
+  return Guarded(*api, "onnxloss", [&]() -> OrtStatus* {
+    OrtCustomOpDomain* domain = nullptr;
+    if (OrtStatus* status = DomainFor(*api, &domain)) return status;
+    return api->AddCustomOpDomain(options, domain);
+  });
+}
+
+// Makes every kernel of this process use "v2", "v3" or "v4" (x86-64), "baseline" (elsewhere), or the
+// best one again with "auto". Returns 0, or 1 and changes nothing where this machine cannot run it.
+ONNXLOSS_EXPORT int OnnxLossSetInstructionSet(const char* name) {
+  return name != nullptr && onnxloss::SetInstructionSet(name) ? 0 : 1;
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+// Cross-entropy of one row against coefficients: what the losses of this family have in common.
+#pragma once
+
+#include "rows/row_stats.h"
+
+namespace onnxloss::ONNXLOSS_TARGET {
+
+// A loss of this family is loss = sum_c a_c * (-log_softmax(x)_c) with non-negative coefficients:
+// `dense` ones, which every class has, and for an index label one more at the target.
+//
+//   gap = sum_c a_c (max - x_c)    total = A = sum_c a_c    loss = gap + A * log_sum
+//   dlogits_c = k (p_c A - a_c),   p_c = exp(x_c - max) / sum
+template <class Acc>
+struct DenseSums {
+  double gap = 0;
+  double total = 0;
+};
+
+// A coefficient of 0 switches its term off, also where the class is masked (0 * inf = 0).
+template <class Acc>
+SCE_HD Acc GapTerm(Acc coefficient, Acc gap) {
+  return coefficient == 0 ? Acc{0} : coefficient * gap;
+}
+
+// `sums` relative to the greater maximum `max`. Below a maximum of -inf every gap is 0 or inf.
+template <class Acc>
+SCE_HD DenseSums<Acc> Rescaled(const DenseSums<Acc>& sums, Acc old_max, Acc max) {
+  const bool moves = max > old_max && old_max != -Infinity<Acc>() && sums.total != 0;
+  const double step = moves ? static_cast<double>(max - old_max) * sums.total : 0;
+  return {sums.gap + step, sums.total};
+}
+
+// k (p_c A - a_c) as k/sum * ((e_c A - a_c) - a_c (sum - 1)), e_c = exp(x_c - max): for a confident
+// row both brackets are exact where p_c A and a_c would round to the same number.
+template <class Acc>
+SCE_HD Acc DenseGradient(Acc e, Acc total, Acc coefficient, Acc sum_minus_one, Acc scale) {
+  return ((e * total - coefficient) - coefficient * sum_minus_one) * scale;
+}
+
+}  // namespace onnxloss::ONNXLOSS_TARGET

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MIT
+// Elementary functions that compilers vectorise: no branches, no calls, no tables.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__CUDACC__)
+#define SCE_HD __host__ __device__ inline
+#elif defined(__GNUC__)
+// A call in a loop would keep it scalar.
+#define SCE_HD __attribute__((always_inline)) inline
+#else
+#define SCE_HD inline
+#endif
+
+// Each instruction set compiles these headers under a namespace of its own: one inline function
+// shared by two of them would leave the linker free to keep the copy that the machine cannot run.
+#if !defined(ONNXLOSS_TARGET)
+#define ONNXLOSS_TARGET generic
+#endif
+
+namespace onnxloss::ONNXLOSS_TARGET {
+
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+// What a row is summed in.
+template <class T>
+struct AccumulatorOf {
+  using type = float;
+};
+template <>
+struct AccumulatorOf<double> {
+  using type = double;
+};
+template <class T>
+using Accumulator = typename AccumulatorOf<T>::type;
+
+template <class To, class From>
+SCE_HD To BitCast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "BitCast keeps the size");
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+template <class Acc>
+SCE_HD Acc Infinity() {
+  return std::numeric_limits<Acc>::infinity();
+}
+
+// Contract of ExpNonPositive: exp(x) for x in [-inf, 0] or nan. Exactly 1 at 0 and exactly 0 at
+// -inf, nan at nan; subnormal results are rounded once. Max error: 1.0 ulp of Acc with fused
+// multiply-add, 1.5 ulp without. Undefined for x > 0.
+//
+// exp(x) = 2^n exp(r), n = rint(x / ln 2). Adding 1.5 * 2^mantissa rounds to n and leaves n in the
+// low bits of the sum; the exponent's bias and a head room, which the last factor takes back so that
+// subnormal results come out right, are added with it.
+SCE_HD float ExpNonPositive(float x) {
+  constexpr float kLowest = -104.0f;
+  constexpr float kRound = 0x1.8p23f + (127 + 24);
+  x = x < kLowest ? kLowest : x;
+  const float shifted = x * 0x1.715476p+0f + kRound;
+  const float n = shifted - kRound;
+  const float r = (x - n * 0x1.63p-1f) + n * 0x1.bd0106p-13f;
+  float q = 1.3814467059e-3f;
+  q = q * r + 8.3687804112e-3f;
+  q = q * r + 4.1668394211e-2f;
+  q = q * r + 1.6666520108e-1f;
+  q = q * r + 4.9999993413e-1f;
+  q = q * r + 1.0f;
+  q = q * r + 1.0f;
+  return q * BitCast<float>(BitCast<uint32_t>(shifted) << 23) * 0x1p-24f;
+}
+
+SCE_HD double ExpNonPositive(double x) {
+  constexpr double kLowest = -746.0;
+  constexpr double kRound = 0x1.8p52 + (1023 + 56);
+  x = x < kLowest ? kLowest : x;
+  const double shifted = x * 0x1.71547652b82fep+0 + kRound;
+  const double n = shifted - kRound;
+  const double r = (x - n * 0x1.62e42fee00000p-1) - n * 0x1.a39ef35793c76p-33;
+  double q = 2.4999965343255922631e-8;
+  q = q * r + 2.7630378620805180305e-7;
+  q = q * r + 2.7557587342203818353e-6;
+  q = q * r + 2.4801492762795647439e-5;
+  q = q * r + 1.9841269504765356436e-4;
+  q = q * r + 1.3888888943922639616e-3;
+  q = q * r + 8.3333333334956237916e-3;
+  q = q * r + 4.1666666666529188594e-2;
+  q = q * r + 1.6666666666666410235e-1;
+  q = q * r + 5.0000000000000010721e-1;
+  q = q * r + 1.0;
+  q = q * r + 1.0;
+  return q * BitCast<double>(BitCast<uint64_t>(shifted) << 52) * 0x1p-56;
+}
+
+template <class Acc>
+struct LogConstants;
+template <>
+struct LogConstants<float> {
+  using Bits = uint32_t;
+  using SignedBits = int32_t;
+  static constexpr int kMantissa = 23;
+  static constexpr Bits kSqrtHalf = 0x3f3504f3;
+  static constexpr Bits kOne = 0x3f800000;
+  static constexpr float kLn2High = 0x1.62e3p-1f;
+  static constexpr float kLn2Low = 0x1.2fefa2p-17f;
+  static SCE_HD float Polynomial(float z) {
+    float p = 2.3334570995e-1f;
+    p = p * z + 2.8550656412e-1f;
+    p = p * z + 4.0000123468e-1f;
+    p = p * z + 6.6666666552e-1f;
+    return p * z;
+  }
+};
+template <>
+struct LogConstants<double> {
+  using Bits = uint64_t;
+  using SignedBits = int64_t;
+  static constexpr int kMantissa = 52;
+  static constexpr Bits kSqrtHalf = 0x3fe6a09e667f3bcd;
+  static constexpr Bits kOne = 0x3ff0000000000000;
+  static constexpr double kLn2High = 0x1.62e42fee00000p-1;
+  static constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
+  static SCE_HD double Polynomial(double z) {
+    double p = 1.4620458693301011016e-1;
+    p = p * z + 1.5331387267005065232e-1;
+    p = p * z + 1.8182899543108177453e-1;
+    p = p * z + 2.2222210985790848199e-1;
+    p = p * z + 2.8571428626934258905e-1;
+    p = p * z + 3.9999999999897260613e-1;
+    p = p * z + 6.6666666666666697707e-1;
+    return p * z;
+  }
+};
+
+// Contract of Log1pNonNegative: log(1 + x) for x in [0, 2^62] or nan, nan at nan and inf.
+// Max error: 1.5 ulp of Acc. Undefined for x < 0.
+//
+// 1 + x = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); log(1 + f) = 2 atanh(f / (2 + f)). What
+// the sum 1 + x rounds away comes back as a first-order term.
+template <class Acc>
+SCE_HD Acc Log1pNonNegative(Acc x) {
+  using K = LogConstants<Acc>;
+  using Bits = typename K::Bits;
+  using SignedBits = typename K::SignedBits;
+  const Acc u = x + 1;
+  const Bits shifted = BitCast<Bits>(u) + (K::kOne - K::kSqrtHalf);
+  const SignedBits k = static_cast<SignedBits>(shifted >> K::kMantissa) -
+                       static_cast<SignedBits>(K::kOne >> K::kMantissa);
+  const Acc lost = (x < 1 ? x - (u - 1) : 1 - (u - x)) / u;
+  const Acc mantissa =
+      BitCast<Acc>((shifted & ((Bits{1} << K::kMantissa) - 1)) + K::kSqrtHalf) - 1;
+  const Acc f = k == 0 ? x : mantissa;
+  const Acc low = k == 0 ? Acc{0} : lost;
+  const Acc n = static_cast<Acc>(k);
+  const Acc s = f / (2 + f);
+  const Acc half_square = Acc{0.5} * f * f;
+  const Acc tail = s * (half_square + K::Polynomial(s * s)) + (n * K::kLn2Low + low);
+  return ((tail - half_square) + f) + n * K::kLn2High + (x - x);
+}
+
+SCE_HD float ToFloat(float value) { return value; }
+SCE_HD double ToFloat(double value) { return value; }
+SCE_HD float ToFloat(BFloat16 value) {
+  return BitCast<float>(static_cast<uint32_t>(value.bits) << 16);
+}
+SCE_HD float ToFloat(Half value) {
+  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
+  const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
+  // The product moves the exponent's bias and normalises subnormal halves exactly.
+  const uint32_t finite = BitCast<uint32_t>(BitCast<float>(magnitude) * 0x1p112f);
+  const uint32_t bits = magnitude >= 0x0f800000u ? (magnitude | 0x7f800000u) : finite;
+  return BitCast<float>(bits | sign);
+}
+
+// Round to nearest even; nan stays nan, overflow becomes inf, subnormals are exact.
+template <class T>
+SCE_HD T FromFloat(Accumulator<T> value) {
+  return value;
+}
+template <>
+SCE_HD BFloat16 FromFloat<BFloat16>(float value) {
+  const uint32_t bits = BitCast<uint32_t>(value);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const uint32_t quiet_nan = (bits >> 16) | 0x40u;
+  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  return BFloat16{static_cast<uint16_t>(is_nan ? quiet_nan : rounded)};
+}
+template <>
+SCE_HD Half FromFloat<Half>(float value) {
+  const uint32_t bits = BitCast<uint32_t>(value);
+  const uint32_t sign = (bits >> 16) & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  // Floats from 0.5 to 1 lie 2^-24 apart, which is the step of subnormal halves: the sum rounds to
+  // that step.
+  const uint32_t subnormal = BitCast<uint32_t>(BitCast<float>(magnitude) + 0.5f) - 0x3f000000u;
+  const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+  const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
+  return Half{static_cast<uint16_t>(sign | (magnitude >= 0x477ff000u ? special : finite))};
+}
+
+}  // namespace onnxloss::ONNXLOSS_TARGET

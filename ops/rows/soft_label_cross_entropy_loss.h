@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+// The row of SoftLabelCrossEntropyLoss: a probability for each class as label.
+#pragma once
+
+#include "rows/cross_entropy.h"
+
+namespace onnxloss::ONNXLOSS_TARGET {
+
+// Contract. With e = label_smoothing, w = class weights (1 if absent), t the labels, C classes:
+//
+//   a_c  = w_c (t_c (1-e) + e/C)
+//   loss = sum_c a_c (max - x_c) + A log_sum,   A = sum_c a_c
+//   dlogits_c = k (p_c A - a_c), which is the derivative also where sum_c t_c is not 1
+//
+// x and t are [C]; accumulators as for SoftmaxCrossEntropyLossRow. Max error of the loss: 8 ulp of
+// Acc for 99.9 % of random rows, 32 ulp always for |x_c - max| <= 16; of dlogits: the same, in ulp
+// of k max(p_c A, a_c). Exact zero where t is one-hot, e = 0 and the row's other logits are -inf.
+template <class Acc>
+struct SoftLabelCrossEntropyLossRow {
+  static constexpr bool kHasTarget = false;
+  static constexpr bool kDense = true;
+
+  Acc keep;     // 1 - e
+  Acc uniform;  // e / C
+
+  SCE_HD Acc Coefficient(Acc label, Acc weight) const {
+    return weight * (label * keep + uniform);
+  }
+};
+
+}  // namespace onnxloss::ONNXLOSS_TARGET

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT
+// The row of SoftmaxCrossEntropyLoss: one class index as label.
+#pragma once
+
+#include "rows/cross_entropy.h"
+
+namespace onnxloss::ONNXLOSS_TARGET {
+
+// Contract. With e = label_smoothing, w = class weights (1 if absent), y the label, C classes:
+//
+//   a_c  = (1-e) w_y [c = y] + (e/C) w_c
+//   loss = sum_c a_c (max - x_c) + A log_sum,   A = sum_c a_c
+//   dlogits_c = k (p_c A - a_c);   at the target with p_y - 1 formed as -(sum - e_y) / sum
+//
+// x is [C], the accumulator Acc is float for float16, bfloat16 and float32 logits, double for
+// float64. Max error of loss and dlogits: 8 ulp of Acc for 99.9 % of random rows and 32 ulp always
+// for |x_c - max| <= 16; where terms of both signs meet (e > 0), ulp of the greater term.
+// Undefined for a label outside [0, C): callers check labels first.
+template <class Acc, bool kSmoothed>
+struct SoftmaxCrossEntropyLossRow {
+  static constexpr bool kHasTarget = true;
+  static constexpr bool kDense = kSmoothed;
+
+  Acc keep;     // 1 - e
+  Acc uniform;  // e / C
+
+  SCE_HD Acc Coefficient(Acc /*label*/, Acc weight) const { return uniform * weight; }
+};
+
+// The target's own share of the sums, coefficient (1-e) w_y.
+template <class Acc>
+struct Target {
+  Acc logit;
+  Acc coefficient;        // (1-e) w_y
+  Acc dense_coefficient;  // (e/C) w_y, 0 without smoothing
+};
+
+template <class Acc>
+SCE_HD Acc TargetLoss(const RowSoftmax<Acc>& softmax, const Target<Acc>& target, Acc dense_gap,
+                      Acc dense_total) {
+  const Acc total = target.coefficient + dense_total;
+  return (GapTerm(target.coefficient, softmax.max - target.logit) + dense_gap) +
+         total * softmax.log_sum;
+}
+
+template <class Acc>
+SCE_HD Acc TargetGradient(const RowSoftmax<Acc>& softmax, const Target<Acc>& target,
+                          Acc dense_total, Acc k) {
+  const Acc e = ExpNonPositive(target.logit - softmax.max);
+  const Acc others = target.logit == softmax.max ? softmax.sum_minus_one : softmax.sum - e;
+  const Acc from_target = target.coefficient * -(others / softmax.sum);
+  const Acc from_dense = dense_total * (e / softmax.sum) - target.dense_coefficient;
+  return k * (from_target + from_dense);
+}
+
+}  // namespace onnxloss::ONNXLOSS_TARGET

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+"""torch.onnx.export with this project's losses where a module calls cross_entropy."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnxscript import opset19 as op
+from onnxscript.values import Op, Opset
+
+from .dtypes import FLOAT_DTYPES, name_of, onnx_type, promoted, stash_dtype
+from .errors import LossError, expected
+from .export import OPSET
+from .from_torch import from_torch
+from .graph import called_or_written_out, layout, node_attributes
+from .onnxscript_defs import CATALOGUE, DOMAIN, OPSET_VERSION
+from .schema import schema_of
+
+_REDUCTIONS = ("none", "mean", "sum")
+
+
+def export(
+    module: torch.nn.Module,
+    args: Sequence[Any] = (),
+    f: str | os.PathLike[str] | None = None,
+    *,
+    opset_version: int = 20,
+    optimize: bool = False,
+    **options: Any,
+) -> onnx.ModelProto:
+    """The ONNX model of a module that calls `cross_entropy` or `CrossEntropyLoss` inside.
+
+    It is `torch.onnx.export(..., dynamo=True)`, but for the loss: that becomes a node of this
+    project with its function, for every setting, those included that torch.onnx drops or breaks
+    (label smoothing, probabilities, bfloat16, empty and unbatched inputs).
+
+    Args:
+        module: The module, as for `torch.onnx.export`.
+        args: Its example inputs.
+        f: The file to write, if any.
+        opset_version: Version of ai.onnx, 19 or newer.
+        optimize: Whether torch.onnx optimizes the graph: it merges equal parameters and removes
+            the addition of a constant up to 1e-8.
+        **options: Other arguments of `torch.onnx.export`, as `dynamic_shapes`.
+
+    Returns:
+        A checked model.
+
+    Raises:
+        LossError: An opset that is too old, or a loss that PyTorch itself refuses.
+
+    Example:
+        >>> model = onnxloss.torch.export(module, (inputs, labels), "model.onnx")
+    """
+    if opset_version < OPSET:
+        raise expected("torch.export", "opset_version", opset_version, f"{OPSET} or newer")
+    if "custom_translation_table" in options or options.pop("dynamo", True) is not True:
+        raise LossError(
+            "torch.export: custom_translation_table or dynamo is given; both are set by this "
+            "function: call torch.onnx.export for other translations."
+        )
+    program = torch.onnx.export(
+        module,
+        tuple(args),
+        dynamo=True,
+        opset_version=opset_version,
+        optimize=optimize,
+        custom_translation_table={torch.ops.aten.cross_entropy_loss.default: _cross_entropy_loss},
+        **options,
+    )
+    model = program.model_proto
+    nodes = [made for node in model.graph.node for made in _with_function(model, node)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    if f is not None:
+        onnx.save(model, f)
+    return model
+
+
+def _with_function(model: onnx.ModelProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    if node.domain != DOMAIN:
+        return [node]
+    spec = next(spec for spec in CATALOGUE if spec.name == node.op_type)
+    return called_or_written_out(model, spec, node)
+
+
+def _cross_entropy_loss(
+    self: ir.Value,
+    target: ir.Value,
+    weight: ir.Value | None = None,
+    reduction: int = 1,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> ir.Value:
+    """aten::cross_entropy_loss; the names are those of its schema."""
+    dtype, label_dtype = name_of(int(self.dtype)), name_of(int(target.dtype))
+    probabilities = label_dtype in FLOAT_DTYPES
+    config = from_torch(
+        "torch.nn.functional.cross_entropy",
+        target="probabilities" if probabilities else "indices",
+        reduction=_REDUCTIONS[reduction],
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+    )
+    if weight is not None and probabilities:
+        dtype = promoted(dtype, name_of(int(weight.dtype)))
+    at = layout(config, _shape(self), _shape(target), dtype=dtype, label_dtype=label_dtype)
+    stash = stash_dtype(at.compute)
+    logits = _cast(self, at.compute)
+    labels = _cast(target, at.compute if probabilities else label_dtype.replace("uint8", "int64"))
+    inputs = [logits, labels] + ([] if weight is None else [_cast(weight, stash)])
+
+    loss = config.spec.forward
+    # The exporter gives a node every output that its schema has, the optional ones too.
+    required = tuple(port for port in loss.outputs if not port.optional)
+    schema = schema_of(config.spec, dataclasses.replace(loss, outputs=required))
+    operator = Op(Opset(DOMAIN, OPSET_VERSION), loss.name, schema)
+    result = operator(*inputs, **node_attributes(config, loss, at))
+    result.dtype = ir.DataType(onnx_type(stash))
+    return _cast(result, at.compute)
+
+
+def _cast(value: ir.Value, dtype: str) -> ir.Value:
+    wanted = onnx_type(dtype)
+    return value if int(value.dtype) == wanted else op.Cast(value, to=wanted)
+
+
+def _shape(value: ir.Value) -> tuple[int | str | None, ...]:
+    return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""onnxloss.torch.export: modules that call cross_entropy, in every setting that torch.onnx breaks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+import onnxloss  # noqa: E402
+from onnxloss import torch as onnxloss_torch  # noqa: E402
+from onnxloss.from_torch import tensor_to_array  # noqa: E402
+from tests.runtime import run_model  # noqa: E402
+
+_CONFIGURATIONS = {
+    "smoothing": ((5, 4), "indices", {"label_smoothing": 0.1}),
+    "smoothing_weighted": ((5, 4), "indices", {"label_smoothing": 0.2, "weight": "random"}),
+    "ignored": ((5, 4), "indices", {"ignore_index": 1, "reduction": "sum"}),
+    "probabilities": ((5, 4), "probabilities", {}),
+    "probabilities_weighted": ((5, 4), "probabilities", {"weight": "random", "reduction": "none"}),
+    "probabilities_float64_weight": ((5, 4), "probabilities", {"weight": "float64"}),
+    "unbatched": ((4,), "indices", {}),
+    "empty": ((0, 4), "indices", {"reduction": "sum"}),
+    "kdim": ((2, 3, 4), "indices", {"reduction": "none", "label_smoothing": 0.3}),
+    "bfloat16": ((5, 4), "bfloat16", {"reduction": "none"}),
+    "float16": ((5, 4), "float16", {"label_smoothing": 0.1}),
+}
+_TOLERANCES = {"float16": 2e-3, "bfloat16": 1e-2}
+
+# torch.onnx's own remarks, on training mode and on what it will change.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class _Loss(torch.nn.Module):
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits, labels, **self.settings)
+
+
+class _Classifier(torch.nn.Module):
+    """Two losses of different settings behind one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 4)
+        self.loss = torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5, 1.0]))
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        logits = self.layer(x)
+        smooth = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+        return self.loss(logits, labels) + smooth
+
+
+def _export(module: torch.nn.Module, args: tuple, **options: Any) -> onnx.ModelProto:
+    return onnxloss_torch.export(module.eval(), args, verbose=False, **options)
+
+
+@pytest.mark.parametrize("library", [False, True], ids=["body", "library"])
+@pytest.mark.parametrize("name", _CONFIGURATIONS)
+def test_loss_equals_torch(name: str, library: bool) -> None:
+    shape, kind, settings = _CONFIGURATIONS[name]
+    torch.manual_seed(0)
+    axis = 1 if len(shape) > 1 else 0
+    dtype = getattr(torch, kind) if kind in _TOLERANCES else torch.float32
+    logits = torch.randn(shape).to(dtype)
+    labels = torch.randint(0, shape[axis], shape[:axis] + shape[axis + 1 :])
+    if kind == "probabilities":
+        labels = torch.rand(shape)
+    if "weight" in settings:
+        wide = torch.float64 if settings["weight"] == "float64" else dtype
+        settings = {**settings, "weight": torch.rand(shape[axis]).to(wide)}
+    module = _Loss(settings)
+
+    model = _export(module, (logits, labels))
+    assert [node.domain for node in model.graph.node if node.op_type.endswith("Loss")] == [
+        "onnxloss"
+    ]
+    feeds = dict(zip(("logits", "labels"), map(tensor_to_array, (logits, labels)), strict=True))
+    (loss,) = run_model(model, feeds, library=library).values()
+    expected = tensor_to_array(module(logits, labels))
+    assert loss.dtype == expected.dtype
+    np.testing.assert_allclose(
+        loss.astype(np.float64), expected.astype(np.float64), rtol=_TOLERANCES.get(kind, 1e-6)
+    )
+
+
+@pytest.mark.parametrize("library", [False, True], ids=["body", "library"])
+def test_two_losses_in_one_module_with_a_dynamic_batch(library: bool) -> None:
+    torch.manual_seed(0)
+    module = _Classifier()
+    batch = torch.export.Dim("batch")
+    example = (torch.randn(6, 8), torch.randint(0, 4, (6,)))
+    model = _export(module, example, dynamic_shapes=({0: batch}, {0: batch}))
+    x, labels = torch.randn(11, 8), torch.randint(0, 4, (11,))
+    (loss,) = run_model(model, {"x": x.numpy(), "labels": labels.numpy()}, library=library).values()
+    np.testing.assert_allclose(loss, module(x, labels).detach().numpy(), rtol=1e-6)
+
+
+def test_what_cannot_be_honoured_is_refused() -> None:
+    args = (torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0]))
+    with pytest.raises(onnxloss.LossError, match="opset_version is 18; expected 19 or newer"):
+        _export(_Loss({}), args, opset_version=18)
+    with pytest.raises(onnxloss.LossError, match="custom_translation_table or dynamo is given"):
+        _export(_Loss({}), args, dynamo=False)
+
+
+def test_file_is_written(tmp_path) -> None:
+    path = tmp_path / "loss.onnx"
+    args = (torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0]))
+    model = onnxloss_torch.export(_Loss({"label_smoothing": 0.1}).eval(), args, path)
+    assert onnx.load(path) == model

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+"""Training steps of many forward models: the gradient against central differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxloss
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxloss.training import initial_state, training_step
+
+from tests.forward_models import CONFIG, Arrays, convnet, mlp, model_of, put_before_logits, value
+from tests.runtime import make_session, run_session
+
+
+def along_gradient(
+    forward: onnx.ModelProto, feeds: Arrays, config: onnxloss.LossConfig, *, h: float
+) -> tuple[float, float]:
+    """The derivative of the loss along the gradient: by the step, and by central differences."""
+    step = training_step(forward, config)
+    session = make_session(step, library=False)
+    state = initial_state(step, forward)
+    dtype = next(iter(state.values())).dtype
+    feeds = {**feeds, "learning_rate": np.ones((), dtype)}
+    results = run_session(session, {**feeds, **state})
+    gradients = {name: state[name] - results[f"{name}.new"] for name in state}
+    norm = float(np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients.values())))
+    ahead, behind = (
+        run_session(
+            session,
+            {**feeds, **{n: (state[n] + s * h / norm * gradients[n]) for n in state}},
+        )["loss"]
+        for s in (1, -1)
+    )
+    return norm, float((ahead - behind) / (2 * h))
+
+
+def test_transformer_block_with_dynamic_batch_and_sequence() -> None:
+    random = np.random.default_rng(3)
+    width, vocabulary = 8, 11
+    shapes = {
+        **{name: (width, width) for name in ("wq", "wk", "wv", "wo")},
+        **{"embedding": (vocabulary, width), "up": (width, 16), "down": (16, width)},
+        **{"gain": (width,), "shift": (width,), "bias": (16,), "head": (width, vocabulary)},
+    }
+    parameters = {n: random.normal(size=s) * 0.5 for n, s in shapes.items()}
+    node = helper.make_node
+    nodes = [
+        node("Gather", ["embedding", "tokens"], ["e"]),
+        node("LayerNormalization", ["e", "gain", "shift"], ["n"], epsilon=1e-12),
+        *(node("MatMul", ["n", f"w{name}"], [name]) for name in "qkv"),
+        node("Transpose", ["k"], ["kt"], perm=[0, 2, 1]),
+        node("MatMul", ["q", "kt"], ["scores"]),
+        node("Softmax", ["scores"], ["attention"], axis=-1),
+        node("MatMul", ["attention", "v"], ["mixed"]),
+        node("MatMul", ["mixed", "wo"], ["projected"]),
+        node("Add", ["e", "projected"], ["r"]),
+        node("MatMul", ["r", "up"], ["u"]),
+        node("Add", ["u", "bias"], ["ub"]),
+        node("Tanh", ["ub"], ["a"]),
+        node("MatMul", ["a", "down"], ["d"]),
+        node("Add", ["r", "d"], ["o"]),
+        node("MatMul", ["o", "head"], ["scores_last"]),
+        node("Transpose", ["scores_last"], ["logits"], perm=[0, 2, 1]),
+    ]
+    forward = model_of(
+        nodes,
+        [value("tokens", ["N", "T"], TensorProto.INT64)],
+        ["N", vocabulary, "T"],
+        parameters,
+        elem_type=TensorProto.DOUBLE,
+    )
+    for shape in ((3, 5), (1, 4)):
+        tokens, labels = random.integers(0, vocabulary, (2, *shape))
+        by_step, by_difference = along_gradient(
+            forward, {"tokens": tokens, "labels": labels}, CONFIG, h=1e-5
+        )
+        assert by_step == pytest.approx(by_difference, rel=1e-7)
+
+
+@pytest.mark.parametrize(("batch", "pool"), [(6, "AveragePool"), (6, "MaxPool"), ("N", None)])
+def test_convolution(batch: int | str, pool: str | None) -> None:
+    random = np.random.default_rng(6)
+    x = random.normal(size=(6, 1, 8, 8)).astype(np.float32)
+    feeds = {"x": x, "labels": random.integers(0, 5, 6)}
+    by_step, by_difference = along_gradient(convnet(batch, pool), feeds, CONFIG, h=1e-2)
+    assert by_step == pytest.approx(by_difference, rel=1e-3)
+
+
+def test_probabilities_and_class_weights() -> None:
+    weights = np.array([1, 2, 0.5, 1, 3], np.float64)
+    config = onnxloss.from_torch(
+        "torch.nn.CrossEntropyLoss", target="probabilities", weight=weights, reduction="sum"
+    )
+    random = np.random.default_rng(5)
+    feeds = {"x": random.normal(size=(7, 8)), "labels": random.dirichlet(np.ones(5), 7)}
+    by_step, by_difference = along_gradient(mlp(np.float64), feeds, config, h=1e-5)
+    assert by_step == pytest.approx(by_difference, rel=1e-7)
+
+
+def mlp_feeds() -> Arrays:
+    random = np.random.default_rng(9)
+    return {"x": random.normal(size=(7, 8)), "labels": random.integers(0, 5, 7)}
+
+
+def test_model_with_local_functions() -> None:
+    forward = mlp(np.float64)
+    dense = helper.make_function(
+        "own",
+        "Dense",
+        ["x", "w", "b"],
+        ["y"],
+        [helper.make_node("Gemm", ["x", "w", "b"], ["y"])],
+        [helper.make_opsetid("", 19)],
+    )
+    forward.functions.append(dense)
+    forward.opset_import.append(helper.make_opsetid("own", 1))
+    for node in forward.graph.node:
+        if node.op_type == "Gemm":
+            node.op_type, node.domain = "Dense", "own"
+    by_step, by_difference = along_gradient(forward, mlp_feeds(), CONFIG, h=1e-5)
+    assert by_step == pytest.approx(by_difference, rel=1e-7)
+
+
+def test_initializers_that_are_inputs_too() -> None:
+    forward = mlp(np.float64)
+    for tensor in forward.graph.initializer:
+        forward.graph.input.append(value(tensor.name, tensor.dims, TensorProto.DOUBLE))
+    names = [v.name for v in training_step(forward, CONFIG).graph.input]
+    assert names == ["x", "labels", "learning_rate", "w1", "b1", "w2", "b2"]
+    by_step, by_difference = along_gradient(forward, mlp_feeds(), CONFIG, h=1e-5)
+    assert by_step == pytest.approx(by_difference, rel=1e-7)
+
+
+def test_a_parameter_that_is_used_twice_gets_both_gradients() -> None:
+    shared = np.random.default_rng(7).normal(size=(5, 5))
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"]),
+        helper.make_node("Tanh", ["m"], ["h"]),
+        helper.make_node("MatMul", ["h", "w"], ["logits"]),
+    ]
+    inputs = [value("x", ["N", 5], TensorProto.DOUBLE)]
+    forward = model_of(nodes, inputs, ["N", 5], {"w": shared}, elem_type=TensorProto.DOUBLE)
+    feeds = {"x": np.random.default_rng(8).normal(size=(4, 5)), "labels": np.arange(4)}
+    by_step, by_difference = along_gradient(forward, feeds, CONFIG, h=1e-5)
+    assert by_step == pytest.approx(by_difference, rel=1e-7)
+
+
+def test_small_constants_of_the_forward_model_stay() -> None:
+    forward = mlp(np.float64)
+    small = np.full(5, 1e-9)
+    forward.graph.initializer.append(numpy_helper.from_array(small, "small"))
+    add = helper.make_node("Add", ["before", "small"], ["logits"])
+    put_before_logits(forward.graph, add)
+    step = training_step(forward, CONFIG, parameters=["w1", "b1", "w2", "b2"])
+    feeds, state = mlp_feeds(), initial_state(step, forward)
+    rate = {"learning_rate": np.zeros(())}
+    logits = run_session(make_session(step, library=False), {**feeds, **state, **rate})["logits"]
+    hidden = np.maximum(feeds["x"] @ state["w1"] + state["b1"], 0)
+    np.testing.assert_allclose(logits - (hidden @ state["w2"] + state["b2"]), 1e-9, rtol=1e-4)

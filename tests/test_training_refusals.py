@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""Everything that a training step refuses, with the message that says what to do."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxloss
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxloss.training import TrainingLoop, initial_state, trained_model, training_step
+
+from tests.forward_models import CONFIG, add_parameter, convnet, mlp, put_before_logits, value
+from tests.runtime import make_session
+
+
+def changed(change: Callable[[onnx.GraphProto], None]) -> onnx.ModelProto:
+    model = mlp()
+    change(model.graph)
+    return model
+
+
+def test_refuses_settings() -> None:
+    none = onnxloss.from_torch("torch.nn.CrossEntropyLoss", reduction="none")
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"config": none}, 'reduction is "none"; expected "mean" or "sum"'),
+        ({"optimizer": "adam"}, 'optimizer is "adam"; expected sgd or adamw'),
+        ({"betas": (0.9, 0.99)}, "betas is not a hyperparameter of sgd; expected momentum, weig"),
+        ({"optimizer": "adamw", "momentum": 0.9}, "momentum is not a hyperparameter of adamw"),
+        ({"nesterov": True}, "nesterov is not a hyperparameter of sgd"),
+        ({"momentum": -0.1}, "momentum is -0.1; expected a finite number of at least 0"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan; expected a finite number"),
+        ({"optimizer": "adamw", "betas": (0.9, 1.0)}, "betas is .0.9, 1.0.; expected two numbers"),
+        ({"optimizer": "adamw", "betas": 0.9}, "betas is 0.9; expected two numbers"),
+        ({"optimizer": "adamw", "eps": "small"}, 'eps is "small"; expected a finite number'),
+        ({"logits": "scores"}, 'logits is "scores"; expected .*logits'),
+        ({"parameters": []}, r"parameters is \[\]; expected a list of float initializers"),
+        ({"parameters": "w1"}, 'parameters is "w1"; expected a list of float initializers'),
+        ({"parameters": ["w1", "w3"]}, r'parameters\[1\] is "w3"; expected .*w1, b1, w2, b2'),
+        ({"parameters": ["w1", "w1"]}, r'parameters\[1\] is "w1"; expected each name once'),
+        ({"labels": "learning_rate"}, 'is "learning_rate"; expected a name that is not taken'),
+        ({"labels": "w1.new"}, 'is "w1.new"; expected a name that is not taken'),
+    ]
+    for settings, message in cases:
+        with pytest.raises(onnxloss.LossError, match=message):
+            training_step(**{"model": mlp(), "config": CONFIG, **settings})
+
+
+def integer_logits(graph: onnx.GraphProto) -> None:
+    put_before_logits(graph, helper.make_node("Cast", ["before"], ["logits"], to=TensorProto.INT64))
+    graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+
+
+def two_outputs(graph: onnx.GraphProto) -> None:
+    graph.output.append(value("h", ["N", 16], TensorProto.FLOAT))
+
+
+def without_gradient(graph: onnx.GraphProto) -> None:
+    put_before_logits(
+        graph,
+        helper.make_node("Floor", ["rounded"], ["floor"]),
+        helper.make_node("Add", ["before", "floor"], ["logits"]),
+    )
+    add_parameter(graph, "rounded")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g: g.ClearField("initializer"), r"parameters is \[\]; expected a list"),
+        (lambda g: add_parameter(g, "idle"), 'does not depend on the parameter "idle"'),
+        (without_gradient, 'does not depend on the parameter "rounded"'),
+        (lambda g: add_parameter(g, "half", np.float16), 'dtype of "half" is float16'),
+        (
+            lambda g: g.initializer.append(numpy_helper.from_array(np.float32(2), "two")),
+            'the initializer "two" is a scalar',
+        ),
+        (lambda g: add_parameter(g, "learning_rate"), '"learning_rate"; expected a name'),
+        (lambda g: add_parameter(g, "w1.new"), '"w1.new"; expected a name that is not taken'),
+        (two_outputs, "logits is None; expected an output of the model"),
+        (integer_logits, "dtype.* is .*int64"),
+    ],
+)
+def test_refuses_models(change: Callable[[onnx.GraphProto], None], message: str) -> None:
+    with pytest.raises(onnxloss.LossError, match=message):
+        training_step(changed(change), CONFIG)
+
+
+def test_refuses_pooling_of_a_dynamic_batch_and_says_what_to_do() -> None:
+    with pytest.raises(onnxloss.LossError, match=r"AveragePool .*update_model_dims"):
+        training_step(convnet("N", "AveragePool"), CONFIG)
+
+
+def test_refuses_another_domains_operator_of_a_known_name() -> None:
+    forward = mlp()
+    forward.opset_import.append(helper.make_opsetid("com.example", 1))
+    forward.graph.node[1].domain = "com.example"
+    forward.graph.node[1].name = "activation"
+    with pytest.raises(onnxloss.LossError, match=r"activation is com.example::Relu; expected oper"):
+        training_step(forward, CONFIG)
+
+
+def test_refuses_an_operator_without_derivative_rule() -> None:
+    forward = mlp()
+    put_before_logits(
+        forward.graph,
+        helper.make_node("StringNormalizer", ["before"], ["logits"], name="odd"),
+    )
+    with pytest.raises(onnxloss.LossError, match="no reverse rule for StringNormalizer"):
+        training_step(forward, CONFIG)
+
+
+def test_refuses_running_statistics_as_parameters() -> None:
+    forward = mlp()
+    names = ["scale", "shift", "mean", "variance"]
+    put_before_logits(
+        forward.graph,
+        helper.make_node("BatchNormalization", ["before", *names], ["logits"]),
+    )
+    for name in names:
+        add_parameter(forward.graph, name)
+    with pytest.raises(onnxloss.LossError, match='does not depend on the parameter "mean"'):
+        training_step(forward, CONFIG)
+    trained = ["w1", "b1", "w2", "b2", "scale", "shift"]
+    step = training_step(forward, CONFIG, parameters=trained)
+    assert list(initial_state(step, forward)) == trained
+
+
+def test_refuses_a_moment_whose_name_is_taken() -> None:
+    forward = mlp()
+    forward.graph.node[0].output[0] = forward.graph.node[1].input[0] = "w1.exp_avg"
+    with pytest.raises(onnxloss.LossError, match=r'"w1.exp_avg"; expected a name'):
+        training_step(forward, CONFIG, optimizer="adamw")
+    training_step(forward, CONFIG, optimizer="sgd")
+
+
+def test_says_how_to_install_onnx_ad(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without_onnx_ad(name: str, *args: object, **kwargs: object) -> object:
+        if name == "onnx_ad":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_onnx_ad)
+    with pytest.raises(onnxloss.LossError, match=r'pip install "onnxloss\[train\]"'):
+        training_step(mlp(), CONFIG)
+
+
+def test_initial_state_refuses_other_models() -> None:
+    step = training_step(mlp(), CONFIG)
+    with pytest.raises(onnxloss.LossError, match="expected one of training_step"):
+        initial_state(mlp(), mlp())
+    with pytest.raises(onnxloss.LossError, match='the forward model has no initializer "w1"'):
+        initial_state(step, changed(lambda g: g.ClearField("initializer")))
+    with pytest.raises(onnxloss.LossError, match=r'"w1" is float64 .*; expected float32'):
+        initial_state(step, mlp(np.float64))
+
+
+def test_trained_model_refuses_another_state() -> None:
+    forward = mlp()
+    state = initial_state(training_step(forward, CONFIG, optimizer="adamw"), forward)
+    trained_model(forward, state)
+    with pytest.raises(onnxloss.LossError, match='state is "w9"; expected an initializer'):
+        trained_model(forward, {**state, "w9": state["w1"]})
+    with pytest.raises(onnxloss.LossError, match=r'"b1" is float32 of shape \(5,\); expected'):
+        trained_model(forward, {**state, "b1": state["b2"]})
+    with pytest.raises(onnxloss.LossError, match=r'"b1" is float64 .*; expected float32'):
+        trained_model(forward, {**state, "b1": state["b1"].astype(np.float64)})
+
+
+def test_loop_refuses_another_state_or_feeds() -> None:
+    forward = mlp()
+    step = training_step(forward, CONFIG)
+    session, state = make_session(step, library=False), initial_state(step, forward)
+    with pytest.raises(onnxloss.LossError, match=r"state is .*w2.*; expected the step's state"):
+        TrainingLoop(session, {name: state[name] for name in ("w1", "b1", "w2")})
+    with pytest.raises(onnxloss.LossError, match=r"expected the step's state, \[\]"):
+        TrainingLoop(make_session(forward, library=False), state)
+    loop = TrainingLoop(session, state)
+    with pytest.raises(onnxloss.LossError, match=r"feeds is \['x'\]; expected \['labels', 'lear"):
+        loop.step({"x": np.zeros((1, 8), np.float32)})

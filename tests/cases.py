@@ -80,7 +80,7 @@ class Case:
         """The arrays, the same in every run."""
         rng = np.random.default_rng(zlib.crc32(self.id.encode()))
         shape, axis, dtype = self.trait.shape, self.trait.axis, DTYPES[self.dtype]
-        moved = tuple(np.delete(shape, axis)) + (shape[axis],)
+        moved = (*np.delete(shape, axis), shape[axis])
         classes = shape[axis]
         draft = Draft(
             rng,

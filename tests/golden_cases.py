@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The frameworks' own numbers: inputs, loss and gradient as torch 2.13 and onnxruntime gave them."""
+"""The frameworks' own numbers: inputs, loss and gradient of torch 2.13 and of onnxruntime."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def wrong_outputs(model: Path, library: str | None) -> list[str]:
     with np.load(model.with_suffix(".npz")) as arrays:
         feeds = {value.name: arrays[f"in.{value.name}"] for value in session.get_inputs()}
         wrong = []
-        for output, result in zip(session.get_outputs(), session.run(None, feeds)):
+        for output, result in zip(session.get_outputs(), session.run(None, feeds), strict=True):
             if f"out.{output.name}" not in arrays:
                 continue
             expected = arrays[f"out.{output.name}"]

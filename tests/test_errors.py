@@ -121,7 +121,7 @@ def test_python_error(action: Callable[[], Any], parts: tuple[str, ...]) -> None
 
 
 def forward_model() -> onnx.ModelProto:
-    """Scores = features @ matrix, with a second output beside them and an input that is not read."""
+    """Scores are features @ matrix; there is a second output, and an input that is not read."""
     nodes = [
         helper.make_node("MatMul", ["features", "matrix"], ["scores"]),
         helper.make_node("Abs", ["scores"], ["sizes"]),

@@ -75,5 +75,5 @@ def _assert_within(result: np.ndarray, truth: np.ndarray, allowed: np.ndarray, w
         place = f"[{', '.join(map(str, worst))}]"
         raise AssertionError(
             f"{what}{place} is {result[worst]}; expected {truth[worst]} within "
-            f"{allowed[worst]:.3g}, off by {error[worst]:.3g} ({wrong.sum()} of {truth.size} wrong)."
+            f"{allowed[worst]:.3g}, off by {error[worst]:.3g}; {wrong.sum()} of {truth.size} wrong."
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the cases are tried on: a shape, settings and a change to random inputs, each with its reason."""
+"""What losses are tried on: shapes, settings and changes to random inputs, with the reasons."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@
 namespace onnxloss::ONNXLOSS_TARGET {
 
 template <class Acc>
-struct alignas(64) Lanes {
-  Acc at[kTileLanes];
+struct Lanes {
+  alignas(64) Acc at[kTileLanes];
 
   Acc& operator[](int64_t j) { return at[j]; }
   const Acc& operator[](int64_t j) const { return at[j]; }
@@ -19,6 +19,7 @@ struct alignas(64) Lanes {
 
 template <class Acc>
 inline void Fill(Lanes<Acc>* lanes, Acc value) {
+#pragma omp simd
   for (int64_t j = 0; j < kTileLanes; ++j) lanes->at[j] = value;
 }
 
@@ -38,11 +39,21 @@ constexpr int64_t kPartialTerms = 32;
 
 template <class Acc>
 struct PartialSums {
-  Lanes<Acc> count = {};
-  Lanes<Acc> rest = {};
-  Lanes<Acc> gap = {};
-  Lanes<Acc> total = {};
+  Lanes<Acc> count;
+  Lanes<Acc> rest;
+  Lanes<Acc> gap;
+  Lanes<Acc> total;
 };
+
+template <bool kDense, class Acc>
+inline void Clear(PartialSums<Acc>* sums) {
+  Fill(&sums->count, Acc{0});
+  Fill(&sums->rest, Acc{0});
+  if constexpr (kDense) {
+    Fill(&sums->gap, Acc{0});
+    Fill(&sums->total, Acc{0});
+  }
+}
 
 template <class Acc>
 inline void MaxLanes(const Acc* __restrict row, Acc* __restrict max) {
@@ -136,39 +147,51 @@ template <class Acc, class Row>
 inline void FinishLanes(const Row formula, const LaneStats<Acc>& stats,
                         const LaneTargets<Acc>& targets, Acc known_total, bool gradient,
                         LaneResults<Acc>* results) {
-  Lanes<Acc> gap;
-  Lanes<Acc> total;
+  // Plain pointers, without which GCC 12 finds no vector type for members of members.
+  const Acc* const max = stats.max.at;
+  const Acc* const logit = targets.logit.at;
+  const Acc* const weight = targets.weight.at;
+  const Acc* const live = targets.live.at;
+  const Acc* const k = targets.k.at;
+  Acc* const loss = results->loss.at;
+  Acc* const at_target = results->at_target.at;
+  Acc* const all = results->total.at;
+  Acc* const sum_minus_one = results->sum_minus_one.at;
+  Acc* const scale = results->scale.at;
+  Acc* const factor = results->factor.at;
+  alignas(64) Acc gap[kTileLanes];
+  alignas(64) Acc total[kTileLanes];
+  alignas(64) Acc sum[kTileLanes];
 #pragma omp simd
   for (int64_t j = 0; j < kTileLanes; ++j) {
-    results->sum_minus_one[j] = static_cast<Acc>((stats.count_max[j] - 1) + stats.rest[j]);
+    sum_minus_one[j] = static_cast<Acc>((stats.count_max[j] - 1) + stats.rest[j]);
     gap[j] = static_cast<Acc>(stats.gap[j]);
     total[j] = Row::kHasTarget ? known_total : static_cast<Acc>(stats.total[j]);
   }
 #pragma omp simd
   for (int64_t j = 0; j < kTileLanes; ++j) {
-    const RowSoftmax<Acc> softmax = Finish(stats.max[j], results->sum_minus_one[j]);
-    const Acc weight = targets.weight[j];
-    const Target<Acc> target = {targets.logit[j], Row::kHasTarget ? formula.keep * weight : Acc{0},
-                                Row::kDense ? formula.uniform * weight : Acc{0}};
-    const Acc loss = TargetLoss(softmax, target, gap[j], total[j]);
-    results->loss[j] = targets.live[j] != 0 ? loss : Acc{0};
-    results->sum_minus_one[j] = softmax.sum_minus_one;
-    results->total[j] = target.coefficient + total[j];
-    results->scale[j] = softmax.sum;
+    const RowSoftmax<Acc> softmax = Finish(max[j], sum_minus_one[j]);
+    const Target<Acc> target = {logit[j], Row::kHasTarget ? formula.keep * weight[j] : Acc{0},
+                                Row::kDense ? formula.uniform * weight[j] : Acc{0}};
+    loss[j] = TargetLoss(softmax, target, gap[j], total[j]);
+    sum_minus_one[j] = softmax.sum_minus_one;
+    all[j] = target.coefficient + total[j];
+    sum[j] = softmax.sum;
   }
+  // A loop of its own: a condition around the formula would keep it from being vectorised.
+#pragma omp simd
+  for (int64_t j = 0; j < kTileLanes; ++j) loss[j] = live[j] != 0 ? loss[j] : Acc{0};
   if (!gradient) return;
 #pragma omp simd
   for (int64_t j = 0; j < kTileLanes; ++j) {
-    const Acc sum = results->scale[j];
-    const Acc weight = targets.weight[j];
     if constexpr (Row::kHasTarget) {
-      const RowSoftmax<Acc> softmax = {stats.max[j], results->sum_minus_one[j], sum, 0};
-      const Target<Acc> target = {targets.logit[j], formula.keep * weight,
-                                  Row::kDense ? formula.uniform * weight : Acc{0}};
-      results->at_target[j] = TargetGradient(softmax, target, total[j], targets.k[j]);
+      const RowSoftmax<Acc> softmax = {max[j], sum_minus_one[j], sum[j], 0};
+      const Target<Acc> target = {logit[j], formula.keep * weight[j],
+                                  Row::kDense ? formula.uniform * weight[j] : Acc{0}};
+      at_target[j] = TargetGradient(softmax, target, total[j], k[j]);
     }
-    results->scale[j] = targets.k[j] / sum;
-    results->factor[j] = results->total[j] * results->scale[j];
+    scale[j] = k[j] / sum[j];
+    factor[j] = all[j] * scale[j];
   }
 }
 

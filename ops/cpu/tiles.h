@@ -124,6 +124,7 @@ struct Tile {
     for (int64_t c1 = 0; c1 < n; c1 += kPartialTerms) {
       const int64_t c2 = c1 + kPartialTerms < n ? c1 + kPartialTerms : n;
       PartialSums<Acc> sums;
+      Clear<Row::kDense>(&sums);
       for (int64_t c = c1; c < c2; ++c) {
         AddRow(problem.row, labels(c), problem.weight(c0 + c), stats, row(c), &sums);
       }

@@ -25,7 +25,7 @@ SCE_HD Acc GapTerm(Acc coefficient, Acc gap) {
 
 // `sums` relative to the greater maximum `max`. Below a maximum of -inf every gap is 0 or inf.
 template <class Acc>
-SCE_HD DenseSums<Acc> Rescaled(const DenseSums<Acc>& sums, Acc old_max, Acc max) {
+SCE_HD DenseSums<Acc> Rescaled(DenseSums<Acc> sums, Acc old_max, Acc max) {
   const bool moves = max > old_max && old_max != -Infinity<Acc>() && sums.total != 0;
   const double step = moves ? static_cast<double>(max - old_max) * sums.total : 0;
   return {sums.gap + step, sums.total};

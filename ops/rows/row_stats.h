@@ -26,14 +26,14 @@ SCE_HD Acc Shift(Acc max) {
 
 // `stats` relative to the greater maximum `max`.
 template <class Acc>
-SCE_HD RowStats<Acc> Rescaled(const RowStats<Acc>& stats, Acc max) {
+SCE_HD RowStats<Acc> Rescaled(RowStats<Acc> stats, Acc max) {
   if (max <= stats.max) return stats;
   const double factor = static_cast<double>(ExpNonPositive(stats.max - Shift(max)));
   return {max, 0, (stats.count_max + stats.rest) * factor};
 }
 
 template <class Acc>
-SCE_HD RowStats<Acc> Merge(const RowStats<Acc>& a, const RowStats<Acc>& b) {
+SCE_HD RowStats<Acc> Merge(RowStats<Acc> a, RowStats<Acc> b) {
   const Acc max = a.max > b.max ? a.max : b.max;
   const RowStats<Acc> left = Rescaled(a, max);
   const RowStats<Acc> right = Rescaled(b, max);
@@ -57,7 +57,7 @@ SCE_HD RowSoftmax<Acc> Finish(Acc max, Acc sum_minus_one) {
 }
 
 template <class Acc>
-SCE_HD RowSoftmax<Acc> Finish(const RowStats<Acc>& stats) {
+SCE_HD RowSoftmax<Acc> Finish(RowStats<Acc> stats) {
   return Finish(stats.max, static_cast<Acc>((stats.count_max - 1) + stats.rest));
 }
 

@@ -36,7 +36,7 @@ struct Target {
 };
 
 template <class Acc>
-SCE_HD Acc TargetLoss(const RowSoftmax<Acc>& softmax, const Target<Acc>& target, Acc dense_gap,
+SCE_HD Acc TargetLoss(RowSoftmax<Acc> softmax, Target<Acc> target, Acc dense_gap,
                       Acc dense_total) {
   const Acc total = target.coefficient + dense_total;
   return (GapTerm(target.coefficient, softmax.max - target.logit) + dense_gap) +
@@ -44,7 +44,7 @@ SCE_HD Acc TargetLoss(const RowSoftmax<Acc>& softmax, const Target<Acc>& target,
 }
 
 template <class Acc>
-SCE_HD Acc TargetGradient(const RowSoftmax<Acc>& softmax, const Target<Acc>& target,
+SCE_HD Acc TargetGradient(RowSoftmax<Acc> softmax, Target<Acc> target,
                           Acc dense_total, Acc k) {
   const Acc e = ExpNonPositive(target.logit - softmax.max);
   const Acc others = target.logit == softmax.max ? softmax.sum_minus_one : softmax.sum - e;

@@ -161,6 +161,10 @@ def _finished(model: onnx.ModelProto, *, inline: bool) -> onnx.ModelProto:
 
 def _with_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of the model at an ai.onnx version that the functions can share."""
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise LossError(f"append_to: the model is not valid ONNX: {error}") from error
     versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if versions and versions[0] >= OPSET:
         copy = onnx.ModelProto()

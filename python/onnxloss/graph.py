@@ -37,6 +37,11 @@ class Ports:
     dlogits: str = "dlogits"
 
     @property
+    def lse(self) -> str:
+        """The output `lse`."""
+        return f"{self.prefix}lse"
+
+    @property
     def prefix(self) -> str:
         """What keeps the other names of this loss apart from another one's."""
         return "" if self.loss == "loss" else f"{self.loss}."
@@ -136,42 +141,39 @@ def add_loss(
     The operator computes in the logits' dtype and gives a float32 loss for 16-bit logits; the
     casts around it make the loss's dtype that of the logits, as the frameworks have it.
     """
-    graph = _Writer(model.graph)
+    write = _Writer(model.graph, ports)
     stash = stash_dtype(at.compute)
-    op = config.spec.loss_and_grad if gradient else config.spec.forward
+    keeps_axis = at.loss not in ((), at.positions)
+
     label_dtype = at.compute if config.takes_probabilities else at.label_dtype
-    labels = graph.cast(ports.labels, at.label_dtype, label_dtype.replace("uint8", "int64"))
+    labels = write.cast(ports.labels, at.label_dtype, label_dtype.replace("uint8", "int64"))
     if not config.takes_probabilities and at.labels != at.positions:
-        labels = graph.squeezed(labels, at.axis)
-    values = {"logits": graph.cast(ports.logits, at.dtype, at.compute), "labels": labels}
+        labels = write.squeezed(labels, at.axis)
+    inputs = {"logits": write.cast(ports.logits, at.dtype, at.compute), "labels": labels}
     if gradient:
         model.graph.input.append(value_info(ports.dloss, at.compute, at.loss))
-        dloss = graph.cast(ports.dloss, at.compute, stash)
-        kept = at.loss not in ((), at.positions)
-        values["dloss"] = graph.squeezed(dloss, at.axis) if kept else dloss
+        dloss = write.cast(ports.dloss, at.compute, stash)
+        inputs["dloss"] = write.squeezed(dloss, at.axis) if keeps_axis else dloss
     if config.class_weights is not None:
-        values["class_weights"] = f"{ports.prefix}class_weights"
-        weights = onnx.numpy_helper.from_array(_class_weights(config, at), values["class_weights"])
-        model.graph.initializer.append(weights)
+        inputs["class_weights"] = write.tensor(_class_weights(config, at), "class_weights")
     if sample_weights is not None:
-        values["sample_weights"] = graph.expanded(
-            graph.cast(ports.sample_weights, at.compute, stash), sample_weights, at, ports.logits
-        )
+        weights = write.cast(ports.sample_weights, at.compute, stash)
+        inputs["sample_weights"] = write.expanded(weights, sample_weights, at, ports.logits)
 
+    # The operator's results, and what stands between them and the graph's outputs.
     results = {"loss": (ports.loss, stash, at.compute, at.loss)}
     if gradient:
         results["dlogits"] = (ports.dlogits, at.compute, at.dtype, at.logits)
     if lse:
-        results["lse"] = (f"{ports.prefix}lse", stash, stash, at.positions)
-    made = {}
-    for port, (name, dtype, wanted, shape) in results.items():
-        squeezed = port == "loss" and shape not in ((), at.positions)
-        made[port] = name
-        made[port] += f".{dtype}" if dtype != wanted else ""
-        made[port] += ".squeezed" if squeezed else ""
+        results["lse"] = (ports.lse, stash, stash, at.positions)
+    made = {
+        port: name if dtype == wanted and not (port == "loss" and keeps_axis) else write.free(name)
+        for port, (name, dtype, wanted, _) in results.items()
+    }
+    op = config.spec.loss_and_grad if gradient else config.spec.forward
     node = helper.make_node(
         op.name,
-        _positional(op.inputs, values),
+        _positional(op.inputs, inputs),
         _positional(op.outputs, made),
         f"{ports.prefix}{op.name}",
         op.doc,
@@ -180,10 +182,10 @@ def add_loss(
     )
     model.graph.node.extend(called_or_written_out(model, config.spec, node))
     for port, (name, dtype, wanted, shape) in results.items():
-        source = made[port]
-        if source.endswith(".squeezed"):
-            source = graph.unsqueezed(source, at.axis, source.removesuffix(".squeezed"))
-        graph.cast(source, dtype, wanted, result=name)
+        value = made[port]
+        if port == "loss" and keeps_axis:
+            value = write.unsqueezed(value, at.axis, name if dtype == wanted else None)
+        write.cast(value, dtype, wanted, name)
         model.graph.output.append(value_info(name, wanted, shape))
     entry = model.metadata_props.add()
     entry.key, entry.value = f"{DOMAIN}.{ports.loss}", _describe(config)
@@ -318,46 +320,55 @@ def _label_shape(config: LossConfig, logits: Shape, axis: int, given: Shape | No
     return allowed[0] if given is None else fitting(config.op, "labels", given, *allowed)
 
 
-@dataclass(frozen=True)
 class _Writer:
-    """Adds standard nodes to a graph; a value that is there already is used again."""
+    """Adds standard nodes and initializers to a graph, under names that are free there."""
 
-    graph: onnx.GraphProto
+    def __init__(self, graph: onnx.GraphProto, ports: Ports) -> None:
+        self._graph = graph
+        self._prefix = ports.prefix
+        self._taken = names_in(graph) | {ports.loss, ports.dloss, ports.dlogits, ports.lse}
 
-    def node(self, op_type: str, inputs: Sequence[str], result: str, **attributes: Any) -> str:
-        if result not in names_in(self.graph):
-            self.graph.node.append(
-                helper.make_node(op_type, inputs, [result], f"{op_type} {result}", **attributes)
-            )
-        return result
-
-    def integers(self, values: Sequence[int], name: str) -> str:
-        if name not in names_in(self.graph):
-            tensor = onnx.numpy_helper.from_array(np.asarray(values, np.int64), name)
-            self.graph.initializer.append(tensor)
+    def free(self, wanted: str) -> str:
+        """A name like `wanted` that nothing has; taken from now on."""
+        name = wanted if wanted.startswith(self._prefix) else f"{self._prefix}{wanted}"
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
         return name
 
-    def cast(self, name: str, dtype: str, wanted: str, *, result: str | None = None) -> str:
+    def node(
+        self, op_type: str, inputs: Sequence[str], result: str | None = None, **attributes: Any
+    ) -> str:
+        result = result or self.free(f"{inputs[0]}.{op_type}")
+        self._graph.node.append(
+            helper.make_node(op_type, inputs, [result], f"{op_type} {result}", **attributes)
+        )
+        return result
+
+    def tensor(self, values: np.ndarray, wanted: str) -> str:
+        name = self.free(wanted)
+        self._graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+        return name
+
+    def cast(self, name: str, dtype: str, wanted: str, result: str | None = None) -> str:
         if dtype == wanted:
             return name
-        return self.node("Cast", [name], result or f"{name}.{wanted}", to=onnx_type(wanted))
+        return self.node("Cast", [name], result, to=onnx_type(wanted))
 
     def squeezed(self, name: str, axis: int) -> str:
-        axes = self.integers([axis], f"class_axis.{axis}")
-        return self.node("Squeeze", [name, axes], f"{name}.squeezed")
+        return self.node("Squeeze", [name, self.tensor(np.array([axis]), "class_axis")])
 
-    def unsqueezed(self, name: str, axis: int, result: str) -> str:
-        return self.node("Unsqueeze", [name, self.integers([axis], f"class_axis.{axis}")], result)
+    def unsqueezed(self, name: str, axis: int, result: str | None) -> str:
+        return self.node("Unsqueeze", [name, self.tensor(np.array([axis]), "class_axis")], result)
 
     def expanded(self, name: str, shape: Shape, at: Layout, logits: str) -> str:
         """Weights of shape `shape`, one for each position."""
         if shape == at.positions:
             return name
-        others = [dim for dim in range(len(at.logits)) if dim != at.axis]
-        dims = self.integers(others, f"{name}.dims")
-        sizes = self.node("Shape", [logits], f"{logits}.shape")
-        positions = self.node("Gather", [sizes, dims], f"{name}.shape")
-        return self.node("Expand", [name, positions], f"{name}.expanded")
+        others = np.array([dim for dim in range(len(at.logits)) if dim != at.axis], np.int64)
+        sizes = self.node("Shape", [logits])
+        positions = self.node("Gather", [sizes, self.tensor(others, "position_dims")])
+        return self.node("Expand", [name, positions])
 
 
 def _describe(config: LossConfig) -> str:

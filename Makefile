@@ -4,7 +4,7 @@
 VENV := .venv
 ORT_TRAINING := .venv-ort-training
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 CPP := $(shell find ops tests/cpp -name '*.h' -o -name '*.cc' -o -name '*.cu')
 
 # Folders too, so that a file that is gone counts as a change.
@@ -38,12 +38,12 @@ demo: $(VENV)/.installed
 	@$(BIN)/python examples/digits.py
 
 test: $(VENV)/.installed $(ORT_TRAINING_READY)
-	@$(BIN)/python -m pytest --quiet
+	@$(BIN)/python -m pytest
 
 setup: $(VENV)/.installed $(ORT_TRAINING_READY)
 
 bench: $(VENV)/.installed
-	@$(BIN)/python bench/bench_losses.py --markdown docs/benchmarks.md
+	@$(BIN)/python -m bench.bench_losses --threads 1 2 --markdown docs/benchmarks.md
 
 docs: $(VENV)/.installed
 	@$(BIN)/python docs/generate.py
@@ -85,7 +85,7 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.installed
 $(ORT_TRAINING)/.installed:
 	@echo "Making $(ORT_TRAINING)"
 	@tools/make_venv.sh $(ORT_TRAINING)
-	@$(ORT_TRAINING)/bin/python -m pip --quiet --disable-pip-version-check \
+	@$(ORT_TRAINING)/bin/python -m pip -qq --disable-pip-version-check \
 	  install onnxruntime-training-cpu==1.19.2 || { echo "onnxloss: this Python has no \
 	onnxruntime-training-cpu 1.19.2 (it is there for 3.8 to 3.12 on x86-64 Linux); name one that \
 	has it, or none to skip its tests: make test ONNXLOSS_ORT_TRAINING_PYTHON=none" >&2; exit 1; }

@@ -86,11 +86,14 @@ def soft_label_cross_entropy_loss(
         neg_log_p = log_sum_exp - shifted
         lse_on_axis = x_max + log_sum_exp
         p = exp_shifted / sum_exp
+        # 0, but nan where the position has no softmax: what a term without weight adds.
+        nothing_on_axis = log_sum_exp * zero
     else:
         neg_log_p = op.Neg(op.Log(x))
         one_class = op.Shape(op.ReduceMax(x, class_axis, keepdims=1))
         lse_on_axis = op.Cast(op.ConstantOfShape(one_class), to=stash_type)
         p = op.Identity(zero)
+        nothing_on_axis = op.Identity(lse_on_axis)
     lse = op.Squeeze(lse_on_axis, class_axis)
 
     given = op.Cast(labels, to=stash_type)
@@ -122,7 +125,7 @@ def soft_label_cross_entropy_loss(
         s = sample_weight * op.ReduceSum(weighted_t, class_axis, keepdims=1)
 
     a_neg_log_p = a * neg_log_p
-    every_loss = op.Where(a == zero, zero, a_neg_log_p)
+    every_loss = op.Where(a == zero, nothing_on_axis, a_neg_log_p)
     cross_entropy = op.ReduceSum(every_loss, class_axis, keepdims=1)
     if z > zero:
         plain_loss = cross_entropy + z * lse_on_axis * lse_on_axis

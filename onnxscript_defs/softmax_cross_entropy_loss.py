@@ -88,12 +88,16 @@ def softmax_cross_entropy_loss(
         neg_log_p = log_sum_exp - shifted
         lse_on_axis = x_max + log_sum_exp
         p = exp_shifted / sum_exp
+        # 0, but nan where the position has no softmax: what a term without weight adds.
+        nothing_on_axis = log_sum_exp * zero
     else:
         neg_log_p = op.Neg(op.Log(x))
         one_class = op.Shape(op.ReduceMax(x, class_axis, keepdims=1))
         lse_on_axis = op.Cast(op.ConstantOfShape(one_class), to=stash_type)
         p = op.Identity(zero)
+        nothing_on_axis = op.Identity(lse_on_axis)
     lse = op.Squeeze(lse_on_axis, class_axis)
+    nothing = op.Squeeze(nothing_on_axis, class_axis)
 
     label = op.Cast(labels, to=TensorProto.INT64)
     ignored_label = op.Constant(value_int=ignore_index)
@@ -111,40 +115,47 @@ def softmax_cross_entropy_loss(
     neg_log_p_y = op.Squeeze(picked, class_axis)
 
     if has_class_weights == 1:
-        w_y = op.Gather(class_weights, y)
+        rank = op.Size(op.Shape(logits))
+        after_axis = op.Constant(value_int=-1) - op.Constant(value_int=axis)
+        trailing = op.Unsqueeze(op.Mod(after_axis, rank), op.Constant(value_ints=[0]))
+        ones = op.ConstantOfShape(trailing, value=ONE)
+        w_shape = op.Concat(op.Constant(value_ints=[-1]), ones, axis=0)
+        w = op.Reshape(class_weights, w_shape)
         w_mean = op.ReduceMean(class_weights, keepdims=0)
+        w_y = op.Gather(class_weights, y)
+        w_y_on_axis = op.Unsqueeze(w_y, class_axis)
     else:
-        w_y = op.Identity(one)
+        w = op.Identity(one)
         w_mean = op.Identity(one)
+        w_y = op.Identity(one)
+        w_y_on_axis = op.Identity(one)
     if has_sample_weights == 1:
         sample_weight = op.Identity(sample_weights)
+        sample_weight_on_axis = op.Unsqueeze(sample_weights, class_axis)
     else:
         sample_weight = op.Identity(one)
+        sample_weight_on_axis = op.Identity(one)
     # u weighs the terms of the classes, s the position.
     if class_weighting == "class":
-        if has_class_weights == 1:
-            rank = op.Size(op.Shape(logits))
-            after_axis = op.Constant(value_int=-1) - op.Constant(value_int=axis)
-            trailing = op.Unsqueeze(op.Mod(after_axis, rank), op.Constant(value_ints=[0]))
-            ones = op.ConstantOfShape(trailing, value=ONE)
-            w_shape = op.Concat(op.Constant(value_ints=[-1]), ones, axis=0)
-            u = op.Reshape(class_weights, w_shape)
-        else:
-            u = op.Identity(one)
+        u = op.Identity(w)
         u_mean = op.Identity(w_mean)
         u_y = op.Identity(w_y)
+        u_y_on_axis = op.Identity(w_y_on_axis)
         s = op.Identity(sample_weight)
+        s_on_axis = op.Identity(sample_weight_on_axis)
     else:
         u = op.Identity(one)
         u_mean = op.Identity(one)
         u_y = op.Identity(one)
+        u_y_on_axis = op.Identity(one)
         s = sample_weight * (kept * w_y + e * w_mean)
+        s_on_axis = sample_weight_on_axis * (kept * w_y_on_axis + e * w_mean)
 
     u_neg_log_p_y = neg_log_p_y * u_y
-    target_loss = op.Where(u_y == zero, zero, u_neg_log_p_y)
+    target_loss = op.Where(u_y == zero, nothing, u_neg_log_p_y)
     if e > zero:
         u_neg_log_p = neg_log_p * u
-        every_loss = op.Where(u == zero, zero, u_neg_log_p)
+        every_loss = op.Where(u == zero, nothing_on_axis, u_neg_log_p)
         uniform_loss = op.ReduceMean(every_loss, class_axis, keepdims=0)
         if e == one:
             smoothed_loss = op.Identity(uniform_loss)
@@ -198,24 +209,8 @@ def softmax_cross_entropy_loss(
             k_per_loss = op.Identity(dloss)
         else:
             k_per_loss = dloss / denominator
-    if has_sample_weights == 1:
-        k = k_per_loss * op.Unsqueeze(s, class_axis)
-    else:
-        if class_weighting == "position":
-            if has_class_weights == 1:
-                k = k_per_loss * op.Unsqueeze(s, class_axis)
-            else:
-                k = k_per_loss * s
-        else:
-            k = op.Identity(k_per_loss)
+    k = k_per_loss * s_on_axis
 
-    if has_class_weights == 1:
-        if class_weighting == "class":
-            u_y_on_axis = op.Unsqueeze(u_y, class_axis)
-        else:
-            u_y_on_axis = op.Identity(u_y)
-    else:
-        u_y_on_axis = op.Identity(u_y)
     if e > zero:
         num_classes = op.Cast(op.Gather(op.Shape(logits), class_axis), to=stash_type)
         a_y = u_y_on_axis * kept

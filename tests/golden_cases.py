@@ -17,6 +17,9 @@ from tests.cases import HARD, SOFT
 
 _FOLDER = Path(__file__).parent / "golden"
 
+WAYS = ("function body", "inlined")
+"""How a loss with the newer attributes is run; "library" too, once its kernels know every attribute."""
+
 NAMED_DIFFERENCES = {
     "torch-058": "torch multiplies the softmax of an ignored row of nan by 0: a nan gradient. "
     "The row does not count: 0.",
@@ -57,9 +60,10 @@ class GoldenCase:
 
 @cache
 def load(framework: str) -> tuple[GoldenCase, ...]:
-    """The cases of "torch" or "onnx"."""
-    table = json.loads((_FOLDER / "cases.json").read_text())
-    with np.load(_FOLDER / "arrays.npz") as stored:
+    """The cases of "torch", "onnx" or "paddle"."""
+    own = (_FOLDER / f"{framework}.json").exists()
+    table = json.loads((_FOLDER / f"{framework if own else 'cases'}.json").read_text())
+    with np.load(_FOLDER / f"{framework if own else 'arrays'}.npz") as stored:
         return tuple(_case(row, stored) for row in table["cases"] if row["framework"] == framework)
 
 

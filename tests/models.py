@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxloss
 from onnx import helper
+
+import onnxloss
 from onnxloss.functions import build_function
 from onnxloss.onnxscript_defs import DOMAIN, OPSET_VERSION, LossSpec, OpSpec
 from onnxloss.onnxscript_defs import find as find_spec
-
 from tests.cases import DTYPES, Case
 
 OPSET = 19

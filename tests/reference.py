@@ -172,6 +172,7 @@ class _Restore:
 
 def _rows(array: np.ndarray, axis: int) -> tuple[np.ndarray, _Restore]:
     """`[d0, .., C, .., dk]` as float64 rows `[N, C]`."""
-    moved = np.moveaxis(np.asarray(array).astype(np.float64), axis, -1)
+    # In C order, since numpy adds a strided row one by one and loses digits.
+    moved = np.moveaxis(np.asarray(array), axis, -1).astype(np.float64, order="C")
     rows = moved.reshape(int(np.prod(moved.shape[:-1])), moved.shape[-1])
     return rows, _Restore(moved.shape, axis)

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxloss
 import onnxruntime
+
+import onnxloss
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 RUNTIME_ERRORS = (
@@ -26,6 +27,7 @@ _DTYPES = {
     "tensor(bfloat16)": BFLOAT16,
     "tensor(float)": np.dtype(np.float32),
     "tensor(double)": np.dtype(np.float64),
+    "tensor(uint8)": np.dtype(np.uint8),
     "tensor(int32)": np.dtype(np.int32),
     "tensor(int64)": np.dtype(np.int64),
 }

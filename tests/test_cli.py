@@ -227,7 +227,7 @@ def test_a_command_line_that_cannot_be_read_ends_with_2(
         (["--weight", "1,2"], "class_weights is [2]; expected [3]."),
         (["--set", "smoothing=0.1"], "smoothing is not a setting of torch.nn.CrossEntropyLoss;"),
         (["--weight", "1,2,3", "--set", "weight=[1]"], "--set is "),
-        (["--outputs", "loss,probs"], "outputs is ('loss', 'probs'); expected ('loss',) or "),
+        (["--outputs", "loss,probs"], "outputs is ('loss', 'probs'); expected loss"),
         (["--api", "nn.CrossEntropyLoss"], '--api is "nn.CrossEntropyLoss"; expected a full name'),
         (["--api", "torch.nn.NLLLoss"], 'loss is "torch.nn.NLLLoss"; expected "torch.nn.'),
         (["--target", "probabilities", "--ignore-index", "1"], "ignore_index is 1; expected none"),

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxloss
 import pytest
 from onnx import helper
+
+import onnxloss
 from onnxloss import library
 
 

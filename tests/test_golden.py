@@ -8,9 +8,9 @@ from functools import cache
 
 import numpy as np
 import onnx
-import onnxloss
 import pytest
 
+import onnxloss
 from tests import golden_cases as golden
 from tests.cases import SOFT
 from tests.runtime import RUNTIME_ERRORS, dtype_of, run_model

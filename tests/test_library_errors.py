@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+
 from onnxloss.onnxscript_defs import CATALOGUE, DOMAIN, LossSpec, OpSpec
 from onnxloss.onnxscript_defs import find as find_spec
-
 from tests.models import element_type, node_attributes, raw_model
 from tests.runtime import RUNTIME_ERRORS, make_session
 

@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 import onnx
 import pytest
-from onnxloss.onnxscript_defs import DOMAIN
 
+from onnxloss.onnxscript_defs import DOMAIN
 from tests.cases import CASES, Case
 from tests.models import export_case, raw_arrays, separate_model
 from tests.runtime import run_model

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxloss
 import pytest
 
+import onnxloss
 from tests.cases import CASES, DTYPES, Case
 from tests.models import export_case, raw_arrays, separate_model
 from tests.tolerance import eps

@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxloss
 import pytest
+
+import onnxloss
 from onnxloss.onnxscript_defs import CATALOGUE, LossSpec, OpSpec
 from onnxloss.onnxscript_defs import find as find_spec
-
 from tests import reference
 from tests.cases import CASES, DTYPES, HARD, OPS, SOFT, Case
 from tests.models import export_case, node_attributes, raw_model, stash_dtype
@@ -218,6 +218,18 @@ def test_dynamic_dimensions(loss: str, library: bool) -> None:
         truth = reference_of(loss, arrays)
         for name, values in run_session(session, arrays).items():
             np.testing.assert_allclose(values, truth[name], rtol=2e-6, atol=1e-6)
+
+
+@both_ways
+def test_uint8_labels(library: bool) -> None:
+    arrays = make_inputs(HARD, (9, 37))
+    model = onnxloss.export(
+        onnxloss.LossConfig(OPS[HARD]), logits=(9, 37), label_dtype="uint8", gradient=True
+    )
+    narrow = {**arrays, "labels": arrays["labels"].astype(np.uint8)}
+    outputs = run_model(model, narrow, library=library)
+    for name, values in run_config(HARD, arrays, library=library).items():
+        np.testing.assert_array_equal(values, outputs[name])
 
 
 # Relative to the value itself, however small: a 16-bit gradient is rounded once.

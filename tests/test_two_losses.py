@@ -7,8 +7,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from onnxloss.onnxscript_defs import DOMAIN
 
+from onnxloss.onnxscript_defs import DOMAIN
 from tests.runtime import make_session
 from tests.two_losses import PAIRS, Pair, feeds_of, model_of, truth_of
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxloss
 from onnx import helper
 
+import onnxloss
 from tests import reference
 from tests.cases import HARD, OPS, SOFT
 

@@ -61,7 +61,9 @@ const CpuKernels* FirstThat(Visitor accepts) {
 
 std::atomic<const CpuKernels*> chosen{nullptr};
 
-constexpr int64_t kElementsPerTask = 32768;
+constexpr int64_t kElementsPerPartial = 32768;
+constexpr int64_t kEnoughTasks = 64;
+constexpr int64_t kMostPartialsPerTask = 8;
 
 }  // namespace
 
@@ -88,11 +90,17 @@ bool SetInstructionSet(const char* name) {
   return true;
 }
 
-int64_t PositionsPerTask(int64_t classes) {
-  if (classes >= kElementsPerTask) return 1;
-  const int64_t positions = kElementsPerTask / (classes > 0 ? classes : 1);
-  if (classes >= kSmallestLongRow) return positions;
+int64_t PositionsPerPartial(int64_t classes) {
+  if (classes >= kElementsPerPartial) return 1;
+  const int64_t positions = kElementsPerPartial / (classes > 0 ? classes : 1);
   return (positions + kTileLanes - 1) / kTileLanes * kTileLanes;
+}
+
+int64_t PositionsPerTask(int64_t classes, int64_t positions) {
+  const int64_t unit = PositionsPerPartial(classes);
+  const int64_t partials = positions / unit / kEnoughTasks;
+  const int64_t at_most = partials < kMostPartialsPerTask ? partials : kMostPartialsPerTask;
+  return unit * (at_most > 1 ? at_most : 1);
 }
 
 int64_t LabelsPerScan() { return 16384; }

@@ -26,11 +26,12 @@ struct LossProblem {
   double total_weight;        // sum of the class weights, `classes` without
   const void* dloss;          // S: one number, or one per position; null without gradient
   bool dloss_per_position;
-  double denominator;     // what dloss is divided by
-  void* loss;             // S [positions], or null where `partial_losses` takes their sums
-  double* partial_losses;  // one per task, or null
-  void* dlogits;          // T as logits, or null
-  bool stream;            // write dlogits past the caches
+  double denominator;      // what dloss is divided by
+  void* loss;              // S [positions], or null where only the sum is wanted
+  double* partial_losses;  // one per positions_per_partial positions, zero at first, or null
+  int64_t positions_per_partial;
+  void* dlogits;  // T as logits, or null
+  bool stream;    // write dlogits past the caches
 };
 
 // Labels of positions [first, last): the sum of their class weights (their number without weights),
@@ -43,9 +44,9 @@ struct LabelScan {
 struct CpuKernels {
   const char* instruction_set;
   void (*scan_labels)(const LossProblem& problem, int64_t first, int64_t last, LabelScan* scan);
-  // Loss and gradient of positions [first, last), the sum of their losses returned. `scratch` has
+  // Loss and gradient of positions [first, last), a task as cut by PositionsPerTask. `scratch` has
   // ScratchBytes(problem).
-  double (*run)(const LossProblem& problem, int64_t first, int64_t last, void* scratch);
+  void (*run)(const LossProblem& problem, int64_t first, int64_t last, void* scratch);
 };
 
 // The kernels for this machine, or those that SetInstructionSet asked for.
@@ -54,9 +55,11 @@ const CpuKernels& Kernels();
 // cannot run it. Meant for tests and benchmarks.
 bool SetInstructionSet(const char* name);
 
-// How positions are cut into tasks, from the classes alone: a reduced loss has the same bits for
-// any number of threads.
-int64_t PositionsPerTask(int64_t classes);
+// How many losses are summed before their sum joins that of the others: from the classes alone, so
+// that a reduced loss has the same bits however the work is cut.
+int64_t PositionsPerPartial(int64_t classes);
+// How positions are cut into tasks, in whole partial sums.
+int64_t PositionsPerTask(int64_t classes, int64_t positions);
 int64_t LabelsPerScan();
 // Scratch that one running task needs, 0 for none.
 int64_t ScratchBytes(const LossProblem& problem);

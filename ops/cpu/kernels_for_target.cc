@@ -12,17 +12,19 @@ namespace onnxloss::ONNXLOSS_TARGET {
 namespace {
 
 template <class T, class Row>
-double RunTyped(const LossProblem& raw, Row row, int64_t first, int64_t last, void* scratch) {
+void RunTyped(const LossProblem& raw, Row row, int64_t first, int64_t last, void* scratch) {
   const TypedProblem<T, Row> problem{raw, row};
   const bool long_rows = raw.inner == 1 && raw.classes >= kSmallestLongRow;
-  const double sum = long_rows ? RunLongRows(problem, first, last, scratch)
-                               : RunTiles(problem, first, last);
+  if (long_rows) {
+    RunLongRows(problem, first, last, scratch);
+  } else {
+    RunTiles(problem, first, last);
+  }
   if (raw.stream) Fence();
-  return sum;
 }
 
 template <class T>
-double RunFormula(const LossProblem& raw, int64_t first, int64_t last, void* scratch) {
+void RunFormula(const LossProblem& raw, int64_t first, int64_t last, void* scratch) {
   using Acc = Accumulator<T>;
   const double e = raw.label_smoothing;
   const Acc keep = static_cast<Acc>(1 - e);
@@ -38,7 +40,7 @@ double RunFormula(const LossProblem& raw, int64_t first, int64_t last, void* scr
   return RunTyped<T>(raw, Row{keep, uniform}, first, last, scratch);
 }
 
-double Run(const LossProblem& raw, int64_t first, int64_t last, void* scratch) {
+void Run(const LossProblem& raw, int64_t first, int64_t last, void* scratch) {
   switch (raw.type) {
     case ElementType::kFloat16:
       return RunFormula<Half>(raw, first, last, scratch);
@@ -49,7 +51,6 @@ double Run(const LossProblem& raw, int64_t first, int64_t last, void* scratch) {
     case ElementType::kFloat64:
       return RunFormula<double>(raw, first, last, scratch);
   }
-  return 0;
 }
 
 template <class Index>

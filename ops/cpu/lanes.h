@@ -147,18 +147,17 @@ template <class Acc, class Row>
 inline void FinishLanes(const Row formula, const LaneStats<Acc>& stats,
                         const LaneTargets<Acc>& targets, Acc known_total, bool gradient,
                         LaneResults<Acc>* results) {
-  // Plain pointers, without which GCC 12 finds no vector type for members of members.
-  const Acc* const max = stats.max.at;
-  const Acc* const logit = targets.logit.at;
-  const Acc* const weight = targets.weight.at;
-  const Acc* const live = targets.live.at;
-  const Acc* const k = targets.k.at;
-  Acc* const loss = results->loss.at;
-  Acc* const at_target = results->at_target.at;
-  Acc* const all = results->total.at;
-  Acc* const sum_minus_one = results->sum_minus_one.at;
-  Acc* const scale = results->scale.at;
-  Acc* const factor = results->factor.at;
+  const Acc* __restrict const max = stats.max.at;
+  const Acc* __restrict const logit = targets.logit.at;
+  const Acc* __restrict const weight = targets.weight.at;
+  const Acc* __restrict const live = targets.live.at;
+  const Acc* __restrict const k = targets.k.at;
+  Acc* __restrict const loss = results->loss.at;
+  Acc* __restrict const at_target = results->at_target.at;
+  Acc* __restrict const all = results->total.at;
+  Acc* __restrict const sum_minus_one = results->sum_minus_one.at;
+  Acc* __restrict const scale = results->scale.at;
+  Acc* __restrict const factor = results->factor.at;
   alignas(64) Acc gap[kTileLanes];
   alignas(64) Acc total[kTileLanes];
   alignas(64) Acc sum[kTileLanes];
@@ -168,7 +167,7 @@ inline void FinishLanes(const Row formula, const LaneStats<Acc>& stats,
     gap[j] = static_cast<Acc>(stats.gap[j]);
     total[j] = Row::kHasTarget ? known_total : static_cast<Acc>(stats.total[j]);
   }
-#pragma omp simd
+  // Not `omp simd`, which would make arrays of the structures below.
   for (int64_t j = 0; j < kTileLanes; ++j) {
     const RowSoftmax<Acc> softmax = Finish(max[j], sum_minus_one[j]);
     const Target<Acc> target = {logit[j], Row::kHasTarget ? formula.keep * weight[j] : Acc{0},
@@ -182,7 +181,6 @@ inline void FinishLanes(const Row formula, const LaneStats<Acc>& stats,
 #pragma omp simd
   for (int64_t j = 0; j < kTileLanes; ++j) loss[j] = live[j] != 0 ? loss[j] : Acc{0};
   if (!gradient) return;
-#pragma omp simd
   for (int64_t j = 0; j < kTileLanes; ++j) {
     if constexpr (Row::kHasTarget) {
       const RowSoftmax<Acc> softmax = {max[j], sum_minus_one[j], sum[j], 0};

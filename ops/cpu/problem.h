@@ -33,6 +33,10 @@ struct TypedProblem {
     return static_cast<Acc>(static_cast<double>(dloss[raw.dloss_per_position ? position : 0]) /
                             raw.denominator);
   }
+  void AddToPartial(int64_t position, double loss) const {
+    if (raw.partial_losses == nullptr) return;
+    raw.partial_losses[position / raw.positions_per_partial] += loss;
+  }
   // What a row with index labels knows of its dense coefficients without summing them.
   Acc dense_total() const {
     return Row::kDense ? static_cast<Acc>(static_cast<double>(row.uniform) * raw.total_weight)

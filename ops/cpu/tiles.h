@@ -61,9 +61,12 @@ struct Tile {
   // for such rows of kSmallestLongRow classes or more.
   void LoadClasses(const T* source, int64_t c0, int64_t n, Acc* target) {
     if (inner() == 1) {
-      Widen(source + first * n, lanes * n, row_major);
-      for (int64_t c = 0; c < n; ++c) {
-        for (int64_t j = 0; j < lanes; ++j) target[c * kTileLanes + j] = row_major[j * n + c];
+      const T* rows = source + first * n;
+      if constexpr (sizeof(T) == sizeof(Acc)) {
+        Transpose(rows, lanes, n, n, target, kTileLanes);
+      } else {
+        Widen(rows, lanes * n, row_major);
+        Transpose(row_major, lanes, n, n, target, kTileLanes);
       }
     } else {
       ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
@@ -85,9 +88,7 @@ struct Tile {
 
   void StoreGradient(int64_t c0, int64_t n) {
     if (inner() == 1) {
-      for (int64_t j = 0; j < lanes; ++j) {
-        for (int64_t c = 0; c < n; ++c) row_major[j * n + c] = x[c * kTileLanes + j];
-      }
+      Transpose(x, n, lanes, kTileLanes, row_major, n);
       Store(row_major, lanes * n, problem.dlogits + first * n, problem.raw.stream);
       return;
     }
@@ -175,8 +176,7 @@ struct Tile {
     }
   }
 
-  // Returns the sum of the lanes' losses.
-  double Run() {
+  void Run() {
     const bool gradient = problem.dlogits != nullptr;
     LoadTargets();
     Summarise();
@@ -187,18 +187,16 @@ struct Tile {
       if (problem.loss != nullptr) problem.loss[first + j] = results.loss[j];
       sum += static_cast<double>(results.loss[j]);
     }
-    return sum;
+    problem.AddToPartial(first, sum);
   }
 };
 
 template <class T, class Row>
-double RunTiles(const TypedProblem<T, Row>& problem, int64_t first, int64_t last) {
-  double sum = 0;
+void RunTiles(const TypedProblem<T, Row>& problem, int64_t first, int64_t last) {
   for (int64_t at = first; at < last; at += kTileLanes) {
     Tile<T, Row> tile(problem, at, last - at < kTileLanes ? last - at : kTileLanes);
-    sum += tile.Run();
+    tile.Run();
   }
-  return sum;
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

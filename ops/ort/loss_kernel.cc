@@ -51,9 +51,7 @@ void LossTask(void* data, size_t task) {
       return;
     }
   }
-  const double sum =
-      loop.kernels.run(loop.problem, loop.first(task), loop.last(task), scratch);
-  if (loop.problem.partial_losses != nullptr) loop.problem.partial_losses[task] = sum;
+  loop.kernels.run(loop.problem, loop.first(task), loop.last(task), scratch);
   if (scratch != nullptr) {
     if (OrtStatus* status = api.AllocatorFree(loop.kernel.allocator, scratch)) {
       api.ReleaseStatus(status);
@@ -183,9 +181,15 @@ OrtStatus* Compute(const LossKernel& kernel, OrtKernelContext* context) {
   }
   double sum = 0;
   if (view.positions() > 0) {
-    Loop loop{kernel, problem, Kernels(), view.positions(), PositionsPerTask(view.classes),
+    Loop loop{kernel,
+              problem,
+              Kernels(),
+              view.positions(),
+              PositionsPerTask(view.classes, view.positions()),
               nullptr};
-    std::vector<double> partial_losses(static_cast<size_t>(loop.tasks()));
+    problem.positions_per_partial = PositionsPerPartial(view.classes);
+    const int64_t partials = CeilDiv(view.positions(), problem.positions_per_partial);
+    std::vector<double> partial_losses(static_cast<size_t>(partials));
     problem.partial_losses = partial_losses.data();
     if (OrtStatus* status = ParallelFor(context, loop, LossTask)) return status;
     if (loop.out_of_memory) {

@@ -8,6 +8,9 @@ from importlib.metadata import version
 from .config import LossConfig
 from .errors import LossError
 from .export import append_to, export
+from .from_onnx import from_onnx
+from .from_tf import from_tf
+from .from_paddle import from_paddle
 from .from_torch import from_torch
 from .library import library_path, register
 from .schema import register_schemas
@@ -19,6 +22,9 @@ __all__ = [
     "LossError",
     "append_to",
     "export",
+    "from_onnx",
+    "from_tf",
+    "from_paddle",
     "from_torch",
     "library_path",
     "register",

@@ -83,7 +83,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         type=lambda text: tuple(text.split(",")),
         metavar="NAMES",
         default=argparse.SUPPRESS,
-        help='the outputs besides dlogits: "loss" or "loss,lse"',
+        help="the outputs besides dlogits: loss, or more as loss,lse",
     )
     _add_common_options(group)
     _add_output_options(group)

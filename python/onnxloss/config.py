@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +13,9 @@ import numpy as np
 from .dtypes import FLOAT_DTYPES
 from .errors import LossError, expected, expected_shape
 from .onnxscript_defs import CATALOGUE, LossSpec, find
+
+NO_IGNORED_LABEL = -(2**63)
+"""The `ignore_index` of a loss that ignores no label: one that no labelling uses."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +27,38 @@ class LossConfig:
         attributes: The operator's attributes; those left out have the SPEC's default.
         class_weights: One weight per class, `[C]`: an array, whose floating dtype counts, or a
             sequence of numbers, which take the logits' dtype.
-        sample_weights: Whether the loss takes a weight for each position as an input.
+        sample_weights: Whether the loss takes a weight for each position as an input; or the
+            weights themselves, an array that becomes a constant.
         label_axis: Whether integer labels have the class axis too, of size 1: "dropped" (not),
             "kept" or "either", as their shape says.
         loss_axis: Whether an unreduced loss keeps the class axis, of size 1: "dropped", "kept" or
             "as labels".
         promote: Whether labels and class weights of another floating dtype than the logits promote
             all three to the widest, as PyTorch does for probabilities; else they are refused.
+            "class_weights": those alone, as in Paddle.
         source: The API that the configuration came from, for error messages and the metadata.
+        cast_labels: Whether labels of any dtype are cast to the one that the operator takes, as
+            TensorFlow does; float indices lose their fraction.
+        dense_smoothing: Factor e of a smoothing that the attribute cannot express: probabilities t
+            become (1 - e) t + e / n, where e is any number and n the size of the last axis.
+        probabilities: What `logits` are: "no" (scores), "clipped" (probabilities that are clipped
+            to [1e-7, 1 - 1e-7] and whose log is taken for scores) or "normalised" (divided by
+            their sum and clipped, for the attribute `from_logits` = 0).
+        compute_dtype: The dtype that the loss has at least, where the logits' is narrower.
+        weighted_as_arrays: Whether losses and sample weights meet as arrays do, as in Keras: all
+            shapes that broadcast to the positions' are taken; weights `[N, 1]` of positions `[N]`
+            give losses `[N, 1]`; a mean over the weights with no ignored class divides by the sum
+            of the weights as they are given; and losses of shape `[]` or `[0]` are not reduced.
+        refused: What the source has not: "unbatched" (logits `[C]`), "empty" (no position),
+            "inner axis" (a class axis that is not the last) or "uint8 labels"; a mapping gives
+            the reasons.
+        name: The name of the operator's node.
+        notes: Settings that change no number, recorded in the metadata.
+        nan_if_empty: Whether a mean of no positions at all is nan, whatever `empty_mean` says of
+            positions that do not count.
+        outputs: The loss's outputs without being asked for: "loss", and "lse" or "probabilities".
+        other_labels: The configuration for labels of the other kind, indices or probabilities,
+            where the source takes both and tells them apart by their shape.
 
     Raises:
         LossError: An unknown op or attribute, or a value that the SPEC does not allow.
@@ -40,11 +67,22 @@ class LossConfig:
     op: str
     attributes: Mapping[str, int | float | str] = field(default_factory=dict)
     class_weights: Any = None
-    sample_weights: bool = False
+    sample_weights: Any = False
     label_axis: str = "dropped"
     loss_axis: str = "dropped"
-    promote: bool = False
+    promote: bool | str = False
     source: str = "onnxloss"
+    cast_labels: bool = False
+    dense_smoothing: float = 0.0
+    probabilities: str = "no"
+    compute_dtype: str | None = None
+    weighted_as_arrays: bool = False
+    refused: Collection[str] = ()
+    name: str | None = None
+    notes: Mapping[str, str | None] = field(default_factory=dict)
+    nan_if_empty: bool = False
+    outputs: tuple[str, ...] = ("loss",)
+    other_labels: LossConfig | None = None
 
     def __post_init__(self) -> None:
         """Validates, and completes the attributes."""
@@ -56,6 +94,8 @@ class LossConfig:
         object.__setattr__(self, "attributes", MappingProxyType(_complete(spec, self.attributes)))
         if self.class_weights is not None:
             object.__setattr__(self, "class_weights", _weights(self.op, self.class_weights))
+        if not isinstance(self.sample_weights, bool):
+            object.__setattr__(self, "sample_weights", _constant(self.op, self.sample_weights))
 
     @property
     def spec(self) -> LossSpec:
@@ -89,6 +129,15 @@ def _complete(spec: LossSpec, given: Mapping[str, Any]) -> dict[str, int | float
             raise expected(spec.name, name, value, attribute.allowed)
         values[name] = value
     return values
+
+
+def _constant(op: str, weights: Any) -> np.ndarray:
+    try:
+        copy = np.array(weights, np.float64)
+    except (TypeError, ValueError):
+        raise expected(op, "sample_weights", weights, "True, False or an array") from None
+    copy.flags.writeable = False
+    return copy
 
 
 def _weights(op: str, weights: Any) -> np.ndarray | tuple[float, ...]:

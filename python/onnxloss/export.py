@@ -20,12 +20,13 @@ from .graph import (
     Ports,
     Shape,
     add_loss,
-    fitting,
+    fitted,
     layout,
     names_in,
     value_info,
 )
 from .onnxscript_defs import DOMAIN
+from .weighting import settled
 
 OPSET = 19
 """The oldest ai.onnx version with all that the functions need: `Equal` on strings."""
@@ -54,7 +55,9 @@ def export(
         label_dtype: Dtype of the labels: int64 (default), int32 or uint8; for probabilities a
             floating dtype (default: that of the logits).
         gradient: Adds the input `dloss`, of the loss's shape, and the output `dlogits`.
-        outputs: The outputs besides `dlogits`.
+        outputs: The outputs besides `dlogits`: "loss", then "lse" (the log of the softmax's
+            denominator), "log_prob" (the log-softmax) and "probabilities" (the softmax) where
+            they are asked for or the source gives them.
         inline: Writes the function's nodes in place of the call, so that no custom domain is left.
 
     Returns:
@@ -71,15 +74,22 @@ def export(
         ['loss', 'dlogits']
     """
     given = None if labels is None else tuple(labels)
+    config = fitted(config, tuple(logits), given, label_dtype)
     at = layout(config, tuple(logits), given, dtype=dtype, label_dtype=label_dtype)
-    lse = _wants_lse(config, outputs)
+    config, weights = settled(
+        config,
+        at.positions,
+        last_axis=at.axis == len(at.logits) - 1,
+        given=None if sample_weights is None else tuple(sample_weights),
+    )
+    at = layout(config, at.logits, given, dtype=dtype, label_dtype=label_dtype)
+    extra = _extra(config, outputs)
     inputs = [
         value_info("logits", dtype, at.logits),
         value_info("labels", at.label_dtype, given or at.labels),
     ]
     if sample_weights is not None:
-        sample_weights = _weights_shape(config, at, tuple(sample_weights))
-        inputs.append(value_info("sample_weights", at.compute, sample_weights))
+        inputs.append(value_info("sample_weights", at.compute, weights.given))
     model = helper.make_model(
         helper.make_graph([], config.op, inputs, []),
         producer_name="onnxloss",
@@ -87,7 +97,7 @@ def export(
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
-    add_loss(model, config, at, Ports(), gradient=gradient, sample_weights=sample_weights, lse=lse)
+    add_loss(model, config, at, Ports(), gradient=gradient, sample_weights=weights, extra=extra)
     return _finished(model, inline=inline)
 
 
@@ -98,6 +108,7 @@ def append_to(
     logits: str | None = None,
     labels: str = "labels",
     label_dtype: str | None = None,
+    sample_weights: str | None = None,
     gradient: bool = False,
     loss: str = "loss",
     dloss: str = "dloss",
@@ -112,6 +123,8 @@ def append_to(
         logits: Name of the output that holds the logits; by default the only output.
         labels: Name of the labels' input; an input of this name that is there already is used.
         label_dtype: As for `export`.
+        sample_weights: Name of an input of sample weights, one for each position, for losses that
+            take them; it is used if it is there already.
         gradient: Adds the input `dloss` and the output `dlogits`.
         loss: Name of the loss's output.
         dloss: Name of the upstream gradient's input.
@@ -127,8 +140,25 @@ def append_to(
     dtype = name_of(output.type.tensor_type.elem_type)
     existing = [value for value in graph.input if value.name == labels]
     given = _shape(config, existing[0]) if existing else None
+    kind = name_of(existing[0].type.tensor_type.elem_type) if existing else label_dtype
+    config = fitted(config, _shape(config, output), given, kind)
     at = layout(config, _shape(config, output), given, dtype=dtype, label_dtype=label_dtype)
-    ports = Ports(output.name, labels, loss=loss, dloss=dloss, dlogits=dlogits)
+    weighted = [value for value in graph.input if value.name == sample_weights]
+    weights_shape = None
+    if sample_weights is not None:
+        weights_shape = _shape(config, weighted[0]) if weighted else at.positions
+    config, weights = settled(
+        config, at.positions, last_axis=at.axis == len(at.logits) - 1, given=weights_shape
+    )
+    at = layout(config, at.logits, given, dtype=dtype, label_dtype=label_dtype)
+    ports = Ports(
+        output.name,
+        labels,
+        sample_weights or "sample_weights",
+        loss=loss,
+        dloss=dloss,
+        dlogits=dlogits,
+    )
 
     made = (loss, dloss, dlogits) if gradient else (loss,)
     taken = names_in(graph)
@@ -143,7 +173,20 @@ def append_to(
         raise expected(config.op, "labels", labels, "an input or a name that is not taken")
     else:
         graph.input.append(value_info(labels, at.label_dtype, at.labels))
-    add_loss(result, config, at, ports, gradient=gradient)
+    if weighted:
+        given_dtype = name_of(weighted[0].type.tensor_type.elem_type)
+        if given_dtype != at.compute:
+            raise expected(
+                config.op, f'dtype of the input "{sample_weights}"', given_dtype, at.compute
+            )
+    elif sample_weights is not None:
+        if sample_weights in (*taken, *made, labels):
+            raise expected(
+                config.op, "sample_weights", sample_weights, "an input or a name that is not taken"
+            )
+        graph.input.append(value_info(sample_weights, at.compute, at.positions))
+    extra = _extra(config, ("loss",))
+    add_loss(result, config, at, ports, gradient=gradient, sample_weights=weights, extra=extra)
     return _finished(result, inline=inline)
 
 
@@ -203,15 +246,18 @@ def _shape(config: LossConfig, value: onnx.ValueInfoProto) -> Shape:
     )
 
 
-def _weights_shape(config: LossConfig, at: Layout, given: Shape) -> Shape:
-    """The sample weights' shape: a scalar, or one that broadcasts to the positions' own rank."""
-    if not config.sample_weights:
-        raise expected(config.op, "sample_weights", given, f"none, which {config.source} has not")
-    ones = tuple(1 if size == 1 else wanted for size, wanted in zip(given, at.positions))
-    return given if given == () else fitting(config.op, "sample_weights", given, ones)
-
-
-def _wants_lse(config: LossConfig, outputs: Sequence[str]) -> bool:
-    if tuple(outputs) not in (("loss",), ("loss", "lse")):
-        raise expected(config.op, "outputs", tuple(outputs), "('loss',) or ('loss', 'lse')")
-    return "lse" in outputs
+def _extra(config: LossConfig, outputs: Sequence[str]) -> tuple[str, ...]:
+    """The outputs besides the loss."""
+    first, *extra = outputs or ("",)
+    known = {"lse", "log_prob", "probabilities"}
+    if first != "loss" or not set(extra) <= known or len(set(extra)) < len(extra):
+        raise expected(
+            config.op, "outputs", tuple(outputs), "loss, then lse, log_prob, probabilities or less"
+        )
+    extra += [name for name in config.outputs if name not in outputs]
+    scores = config.probabilities == "no" and config.attributes["from_logits"] == 1
+    for name in ("log_prob", "probabilities"):
+        if name in extra and not (scores and config.attributes["logit_softcap"] == 0):
+            allowed = f"no {name}: logits are not scores"
+            raise expected(config.op, "outputs", tuple(outputs), allowed)
+    return tuple(extra)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ from .config import LossConfig
 from .dtypes import FLOAT_DTYPES, LABEL_DTYPES, onnx_type, promoted, stash_dtype
 from .errors import expected, expected_shape
 from .functions import build_function
+from .nodes import led_back, scores_of, smoothed
 from .onnxscript_defs import DOMAIN, OPSET_VERSION, LossSpec, OpSpec, Port
+from .weighting import SampleWeights
 
 IR_VERSION = 9
 """The oldest IR version whose functions declare the type and default of their attributes."""
@@ -40,6 +42,16 @@ class Ports:
     def lse(self) -> str:
         """The output `lse`."""
         return f"{self.prefix}lse"
+
+    @property
+    def log_prob(self) -> str:
+        """The output `log_prob`."""
+        return f"{self.prefix}log_prob"
+
+    @property
+    def probabilities(self) -> str:
+        """The output `probabilities`."""
+        return f"{self.prefix}probabilities"
 
     @property
     def prefix(self) -> str:
@@ -88,15 +100,23 @@ def layout(
     if label_dtype is None:
         label_dtype = dtype if config.takes_probabilities else "int64"
     allowed = FLOAT_DTYPES if config.takes_probabilities else LABEL_DTYPES
+    if config.cast_labels:
+        allowed = {**LABEL_DTYPES, **FLOAT_DTYPES}
+    if "uint8 labels" in config.refused:
+        allowed = {name: kind for name, kind in allowed.items() if name != "uint8"}
     if label_dtype not in allowed:
         raise expected(config.op, "label_dtype", label_dtype, " or ".join(allowed))
 
-    compute = dtype
-    others = {"label_dtype": label_dtype} if config.takes_probabilities else {}
+    compute = promoted(dtype, config.compute_dtype or dtype)
+    if config.probabilities != "no":
+        # Clipping to 1e-7 is beyond the 16-bit types.
+        compute = promoted(compute, "float32") if stash_dtype(compute) == "float32" else compute
+    probabilities = config.takes_probabilities and not config.cast_labels
+    others = {"label_dtype": label_dtype} if probabilities else {}
     if isinstance(config.class_weights, np.ndarray):
         others["dtype of class_weights"] = config.class_weights.dtype.name
     for name, other in others.items():
-        if config.promote:
+        if config.promote is True or (config.promote == "class_weights" and name != "label_dtype"):
             compute = promoted(compute, other)
         elif other != dtype:
             raise expected(config.op, name, other, f"{dtype}, that of the logits")
@@ -116,6 +136,24 @@ def layout(
     return Layout(logits, axis, labels, loss, dtype, label_dtype, compute)
 
 
+def fitted(
+    config: LossConfig, logits: Shape, labels: Shape | None, label_dtype: str | None
+) -> LossConfig:
+    """The configuration for these labels, where there is one for each kind.
+
+    Their dtype tells the kind; else their rank does, since only probabilities have that of the
+    logits.
+    """
+    other = config.other_labels
+    if other is None or (labels is None and label_dtype is None):
+        return config
+    if label_dtype is not None:
+        probabilities = label_dtype in FLOAT_DTYPES
+    else:
+        probabilities = len(labels or ()) == len(logits)
+    return config if config.takes_probabilities == probabilities else other
+
+
 def fitting(op: str, name: str, given: Shape, *wanted: Shape) -> Shape:
     """The first wanted shape that `given` does not contradict."""
     for shape in wanted:
@@ -133,8 +171,8 @@ def add_loss(
     ports: Ports,
     *,
     gradient: bool = False,
-    sample_weights: Shape | None = None,
-    lse: bool = False,
+    sample_weights: SampleWeights | None = None,
+    extra: Collection[str] = (),
 ) -> None:
     """Adds all of the loss but the inputs `logits` and `labels` to a model.
 
@@ -145,11 +183,15 @@ def add_loss(
     stash = stash_dtype(at.compute)
     keeps_axis = at.loss not in ((), at.positions)
 
-    label_dtype = at.compute if config.takes_probabilities else at.label_dtype
-    labels = write.cast(ports.labels, at.label_dtype, label_dtype.replace("uint8", "int64"))
+    labels = _labels(write, config, at, ports.labels)
     if not config.takes_probabilities and at.labels != at.positions:
         labels = write.squeezed(labels, at.axis)
-    inputs = {"logits": write.cast(ports.logits, at.dtype, at.compute), "labels": labels}
+    logits = write.cast(ports.logits, at.dtype, at.compute)
+    scores = None
+    if config.probabilities != "no":
+        kind = FLOAT_DTYPES[at.compute]
+        scores = scores_of(write, config.probabilities, logits, at.axis, kind)
+    inputs = {"logits": scores.value if scores else logits, "labels": labels}
     if gradient:
         model.graph.input.append(value_info(ports.dloss, at.compute, at.loss))
         dloss = write.cast(ports.dloss, at.compute, stash)
@@ -157,17 +199,18 @@ def add_loss(
     if config.class_weights is not None:
         inputs["class_weights"] = write.tensor(_class_weights(config, at), "class_weights")
     if sample_weights is not None:
-        weights = write.cast(ports.sample_weights, at.compute, stash)
-        inputs["sample_weights"] = write.expanded(weights, sample_weights, at, ports.logits)
+        inputs["sample_weights"] = _sample_weights(write, config, sample_weights, at, ports)
 
     # The operator's results, and what stands between them and the graph's outputs.
     results = {"loss": (ports.loss, stash, at.compute, at.loss)}
     if gradient:
         results["dlogits"] = (ports.dlogits, at.compute, at.dtype, at.logits)
-    if lse:
+    if "lse" in extra:
         results["lse"] = (ports.lse, stash, stash, at.positions)
+    nan_if_empty = _may_be_empty(config, at)
+    changed = {"loss": keeps_axis or nan_if_empty, "dlogits": scores is not None}
     made = {
-        port: name if dtype == wanted and not (port == "loss" and keeps_axis) else write.free(name)
+        port: name if dtype == wanted and not changed.get(port) else write.free(name)
         for port, (name, dtype, wanted, _) in results.items()
     }
     op = config.spec.loss_and_grad if gradient else config.spec.forward
@@ -175,7 +218,7 @@ def add_loss(
         op.name,
         _positional(op.inputs, inputs),
         _positional(op.outputs, made),
-        f"{ports.prefix}{op.name}",
+        f"{ports.prefix}{config.name or op.name}",
         op.doc,
         DOMAIN,
         **node_attributes(config, op, at),
@@ -183,12 +226,72 @@ def add_loss(
     model.graph.node.extend(called_or_written_out(model, config.spec, node))
     for port, (name, dtype, wanted, shape) in results.items():
         value = made[port]
+        if port == "loss" and nan_if_empty:
+            done = name if dtype == wanted else None
+            value = write.nan_if_empty(value, inputs["logits"], dtype, done)
         if port == "loss" and keeps_axis:
             value = write.unsqueezed(value, at.axis, name if dtype == wanted else None)
+        if port == "dlogits" and scores:
+            value = led_back(write, scores, value, name if dtype == wanted else write.free(name))
         write.cast(value, dtype, wanted, name)
         model.graph.output.append(value_info(name, wanted, shape))
+    if "log_prob" in extra:
+        # In S, which every runtime has the operator for.
+        log_prob = write.cast(ports.logits, at.dtype, stash_dtype(at.dtype))
+        done = ports.log_prob if at.dtype == stash_dtype(at.dtype) else None
+        log_prob = write.node("LogSoftmax", [log_prob], done, axis=at.axis)
+        write.cast(log_prob, stash_dtype(at.dtype), at.dtype, ports.log_prob)
+        model.graph.output.append(value_info(ports.log_prob, at.dtype, at.logits))
+    if "probabilities" in extra:
+        p = write.cast(ports.logits, at.dtype, stash_dtype(at.dtype))
+        done = ports.probabilities if at.dtype == stash_dtype(at.dtype) else None
+        p = write.node("Softmax", [p], done, axis=at.axis)
+        write.cast(p, stash_dtype(at.dtype), at.dtype, ports.probabilities)
+        model.graph.output.append(value_info(ports.probabilities, at.dtype, at.logits))
     entry = model.metadata_props.add()
     entry.key, entry.value = f"{DOMAIN}.{ports.loss}", _describe(config)
+
+
+def _may_be_empty(config: LossConfig, at: Layout) -> bool:
+    """Whether a mean that is nan without positions may have none, for all that the shape says."""
+    sized = all(isinstance(size, int) and size > 0 for size in at.logits)
+    return config.nan_if_empty and config.attributes["reduction"] == "mean" and not sized
+
+
+def _labels(write: _Writer, config: LossConfig, at: Layout, name: str) -> str:
+    """The labels in the operator's dtype."""
+    if not config.takes_probabilities:
+        wanted = at.label_dtype if at.label_dtype in ("int32", "int64") else "int64"
+        return write.cast(name, at.label_dtype, wanted)
+    if config.dense_smoothing == 0:
+        return write.cast(name, at.label_dtype, at.compute)
+    stash = stash_dtype(at.compute)
+    labels = write.cast(name, at.label_dtype, stash)
+    labels = smoothed(write, labels, config.dense_smoothing, stash, onnx_type(stash))
+    return write.cast(labels, stash, at.compute)
+
+
+def _sample_weights(
+    write: _Writer, config: LossConfig, weights: SampleWeights, at: Layout, ports: Ports
+) -> str:
+    """The sample weights, one for each position and in S."""
+    stash = stash_dtype(at.compute)
+    if isinstance(config.sample_weights, np.ndarray):
+        name = write.tensor(config.sample_weights.astype(stash), "sample_weights")
+    else:
+        name = write.cast(ports.sample_weights, at.compute, stash)
+    if weights.by_sum:
+        total = write.node("ReduceSum", [name], keepdims=0)
+        zero = write.tensor(np.zeros((), stash), "zero")
+        infinity = write.tensor(np.array(np.inf, stash), "infinity")
+        is_zero = write.node("Equal", [total, zero])
+        name = write.node("Div", [name, write.node("Where", [is_zero, infinity, total])])
+    last = len(weights.given) - 1
+    if len(weights.aligned) < len(weights.given):
+        name = write.squeezed(name, last)
+    elif len(weights.aligned) > len(weights.given):
+        name = write.unsqueezed(name, last + 1, None)
+    return write.expanded(name, weights.aligned, at, ports.logits)
 
 
 def value_info(name: str, dtype: str, shape: Shape) -> onnx.ValueInfoProto:
@@ -301,11 +404,20 @@ def _class_axis(config: LossConfig, logits: Shape) -> int:
     rank, axis = len(logits), int(config.attributes["axis"])
     if rank == 0:
         raise expected(config.op, "logits", "a scalar", "a shape with a class axis")
+    if rank == 1 and "unbatched" in config.refused:
+        raise expected_shape(config.op, "logits", logits, ("N", "C", "..."))
     if rank == 1 and axis == 1:
         return 0
     if not -rank <= axis < rank:
         raise expected(config.op, "axis", axis, f"a number in [{-rank}, {rank - 1}]")
-    return axis % rank
+    axis %= rank
+    if axis != rank - 1 and "inner axis" in config.refused:
+        given = isinstance(config.refused, Mapping)
+        reason = config.refused["inner axis"] if given else config.source
+        raise expected(config.op, "axis", axis, f"the last, {rank - 1}: {reason}")
+    if "empty" in config.refused and 0 in logits[:axis] + logits[axis + 1 :]:
+        raise expected(config.op, "logits", logits, f"a position at least, as {config.source}")
+    return axis
 
 
 def _label_shape(config: LossConfig, logits: Shape, axis: int, given: Shape | None) -> Shape:
@@ -326,7 +438,8 @@ class _Writer:
     def __init__(self, graph: onnx.GraphProto, ports: Ports) -> None:
         self._graph = graph
         self._prefix = ports.prefix
-        self._taken = names_in(graph) | {ports.loss, ports.dloss, ports.dlogits, ports.lse}
+        self._taken = names_in(graph) | {ports.loss, ports.dloss, ports.dlogits}
+        self._taken |= {ports.lse, ports.log_prob, ports.probabilities}
 
     def free(self, wanted: str) -> str:
         """A name like `wanted` that nothing has; taken from now on."""
@@ -361,6 +474,11 @@ class _Writer:
     def unsqueezed(self, name: str, axis: int, result: str | None) -> str:
         return self.node("Unsqueeze", [name, self.tensor(np.array([axis]), "class_axis")], result)
 
+    def nan_if_empty(self, name: str, values: str, dtype: str, result: str | None) -> str:
+        """The value times size / size of `values`: 1, or nan where there are none."""
+        size = self.node("Cast", [self.node("Size", [values])], to=onnx_type(dtype))
+        return self.node("Mul", [name, self.node("Div", [size, size])], result)
+
     def expanded(self, name: str, shape: Shape, at: Layout, logits: str) -> str:
         """Weights of shape `shape`, one for each position."""
         if shape == at.positions:
@@ -380,5 +498,6 @@ def _describe(config: LossConfig) -> str:
             "op": config.op,
             **config.attributes,
             "class_weights": None if weights is None else len(weights),
+            **config.notes,
         }
     )

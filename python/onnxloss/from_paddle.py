@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: MIT
+"""Paddle's cross entropies as a LossConfig."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from .config import NO_IGNORED_LABEL, LossConfig
+from .errors import LossError, expected
+
+_FUNCTION = "paddle.nn.functional.cross_entropy"
+_LAYER = "paddle.nn.CrossEntropyLoss"
+_WITH_SOFTMAX = "paddle.nn.functional.softmax_with_cross_entropy"
+_OBJECTS = {
+    "paddle.nn.functional.loss.cross_entropy": _FUNCTION,
+    "paddle.nn.functional.loss.softmax_with_cross_entropy": _WITH_SOFTMAX,
+    "paddle.nn.layer.loss.CrossEntropyLoss": _LAYER,
+}
+_CROSS_ENTROPY: dict[str, Any] = {
+    "weight": None,
+    "ignore_index": -100,
+    "reduction": "mean",
+    "soft_label": False,
+    "axis": -1,
+    "use_softmax": True,
+    "label_smoothing": 0.0,
+    "name": None,
+}
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    _FUNCTION: _CROSS_ENTROPY,
+    _LAYER: _CROSS_ENTROPY,
+    _WITH_SOFTMAX: {
+        "soft_label": False,
+        "ignore_index": -100,
+        "numeric_stable_mode": True,
+        "return_softmax": False,
+        "axis": -1,
+    },
+}
+"""Every parameter of each API besides logits and labels, with Paddle's default."""
+
+NEWEST_KNOWN = "3.3"
+"""The Paddle version that is taken where none is given or installed."""
+
+_ONE_HOT_LAST = {
+    "inner axis": "label_smoothing makes Paddle lay out the labels' classes along the last axis, "
+    "whatever axis the softmax has. Transpose the logits."
+}
+_SMOOTHED_LAST = {
+    "inner axis": "label_smoothing makes Paddle divide by the size of the last axis, not by the "
+    "number of classes. Transpose logits and labels."
+}
+_WEIGHTED_LAST = {
+    "inner axis": "Paddle multiplies probabilities and class weights along the last axis, whatever "
+    "axis the softmax has. Transpose logits and labels."
+}
+_VERSIONS = '"2.0" to "2.4", "2.6", "2.6-static", "3.x" or "3.x-static"'
+
+
+def from_paddle(
+    loss: Any, *, target: str | None = None, paddle_version: str | None = None, **settings: Any
+) -> LossConfig:
+    """The configuration of a Paddle loss.
+
+    Args:
+        loss: A `paddle.nn.CrossEntropyLoss` instance, or the name of the API as a string:
+            "paddle.nn.functional.cross_entropy", "paddle.nn.CrossEntropyLoss" or
+            "paddle.nn.functional.softmax_with_cross_entropy". With a name, Paddle need not be
+            installed.
+        target: "indices" or "probabilities". By default what `soft_label` says; with
+            `label_smoothing` Paddle takes both, and the labels given to `export` decide.
+        paddle_version: The version whose mean is meant, as "2.4", "2.6" or "3.x", with "-static"
+            for a static graph: what the mean divides by has changed. By default the installed
+            one, else 3.3.
+        **settings: With a name, that API's own arguments. `numeric_stable_mode` changes nothing,
+            the loss is always stable; `return_softmax` adds the output `probabilities`.
+
+    Returns:
+        The configuration. The loss has the dtype of the logits, or of class weights if that is
+        wider; unreduced it keeps a class axis of size 1 where Paddle does.
+
+    Raises:
+        LossError: A loss or setting that is not known, that Paddle refuses, or with which Paddle
+            gives a wrong number.
+
+    Example:
+        >>> config = onnxloss.from_paddle("paddle.nn.CrossEntropyLoss", soft_label=True)
+        >>> config.op
+        'SoftLabelCrossEntropyLoss'
+    """
+    api = loss if isinstance(loss, str) else _api_of(loss)
+    if api not in SETTINGS:
+        names = " or ".join(f'"{name}"' for name in SETTINGS)
+        raise expected("from_paddle", "loss", api, names)
+    if api == _LAYER and not isinstance(loss, str | type):
+        if settings:
+            raise LossError(
+                f"from_paddle: {', '.join(settings)} is given beside a CrossEntropyLoss instance; "
+                "set it on the instance, or give the loss by name."
+            )
+        settings = {name: getattr(loss, name) for name in SETTINGS[api] if hasattr(loss, name)}
+    for name in settings:
+        if name not in SETTINGS[api]:
+            raise LossError(
+                f"from_paddle: {name} is not a setting of {api}; expected "
+                f"{', '.join(SETTINGS[api])}."
+            )
+    values = {**SETTINGS[api], **settings}
+    for name in ("soft_label", "use_softmax", "numeric_stable_mode", "return_softmax"):
+        if not isinstance(values.get(name, False), bool | np.bool_):
+            raise expected("from_paddle", name, values[name], "True or False")
+    if isinstance(values["ignore_index"], bool) or not isinstance(
+        values["ignore_index"], int | np.integer
+    ):
+        raise expected("from_paddle", "ignore_index", values["ignore_index"], "an integer")
+    if target not in (None, "indices", "probabilities"):
+        raise expected("from_paddle", "target", target, '"indices" or "probabilities"')
+    if api == _WITH_SOFTMAX:
+        return _with_softmax(values, target)
+    values["label_smoothing"] = _label_smoothing(values["label_smoothing"])
+    values["weight"] = _array(values["weight"])
+    return _cross_entropy(api, values, target, _denominator_rule(paddle_version))
+
+
+def _with_softmax(values: dict[str, Any], target: str | None) -> LossConfig:
+    """No weights, no reduction; labels and loss have the class axis, of size 1."""
+    probabilities = values["soft_label"]
+    _check_target(target, probabilities)
+    attributes = {"axis": values["axis"], "reduction": "none"}
+    if not probabilities:
+        # Beside soft_label=True it is documented to have no meaning.
+        attributes["ignore_index"] = values["ignore_index"]
+    return LossConfig(
+        "SoftLabelCrossEntropyLoss" if probabilities else "SoftmaxCrossEntropyLoss",
+        attributes,
+        label_axis="kept",
+        loss_axis="kept",
+        outputs=("loss", "probabilities") if values["return_softmax"] else ("loss",),
+        source=_WITH_SOFTMAX,
+    )
+
+
+def _cross_entropy(api: str, values: dict[str, Any], target: str | None, rule: str) -> LossConfig:
+    smoothed, soft = bool(values["label_smoothing"]), values["soft_label"]
+    if smoothed or soft:
+        _check_ignore_index(values, rule)
+    indices = _indices(api, values, rule)
+    if not smoothed:
+        _check_target(target, soft)
+        return _probabilities(api, values, rule) if soft else indices
+    # Smoothing makes probabilities of either kind of labels, whatever soft_label says.
+    probabilities = _probabilities(api, values, rule)
+    if target is not None:
+        return indices if target == "indices" else probabilities
+    chosen, other = (probabilities, indices) if soft else (indices, probabilities)
+    return dataclasses.replace(chosen, other_labels=other)
+
+
+def _indices(api: str, values: dict[str, Any], rule: str) -> LossConfig:
+    smoothed, weighted = bool(values["label_smoothing"]), values["weight"] is not None
+    ignore_index = values["ignore_index"]
+    if weighted:
+        mean_over = "weights"
+    elif smoothed or not _counts_valid(ignore_index, rule):
+        mean_over = "positions"
+    else:
+        mean_over = "valid"
+    return LossConfig(
+        "SoftmaxCrossEntropyLoss",
+        {
+            **_common(values, mean_over),
+            # A smoothed label is a distribution before Paddle looks for ignored ones: there are
+            # none, and its one_hot takes no label out of range.
+            "ignore_index": NO_IGNORED_LABEL if smoothed else ignore_index,
+            "class_weighting": "position" if smoothed and weighted else "class",
+        },
+        class_weights=values["weight"],
+        label_axis="dropped" if smoothed else "either",
+        loss_axis="kept" if smoothed else "as labels",
+        promote="class_weights",
+        refused={"uint8 labels": "", **(_ONE_HOT_LAST if smoothed else {})},
+        nan_if_empty=mean_over != "positions" and rule != "static",
+        name=values["name"],
+        source=api,
+    )
+
+
+def _probabilities(api: str, values: dict[str, Any], rule: str) -> LossConfig:
+    smoothed, weighted = bool(values["label_smoothing"]), values["weight"] is not None
+    mean_over = "weights" if weighted else "positions"
+    return LossConfig(
+        "SoftLabelCrossEntropyLoss",
+        {
+            **_common(values, mean_over),
+            "class_weighting": "position" if weighted else "class",
+        },
+        class_weights=values["weight"],
+        loss_axis="kept",
+        promote="class_weights",
+        cast_labels=smoothed,
+        refused=(_SMOOTHED_LAST if smoothed else {}) or (_WEIGHTED_LAST if weighted else {}),
+        nan_if_empty=mean_over != "positions" and rule != "static",
+        name=values["name"],
+        source=api,
+    )
+
+
+def _common(values: dict[str, Any], mean_over: str) -> dict[str, Any]:
+    return {
+        "axis": values["axis"],
+        "reduction": values["reduction"],
+        "mean_over": mean_over,
+        "empty_mean": "nan" if mean_over == "positions" else "sum",
+        "label_smoothing": values["label_smoothing"],
+        "from_logits": int(values["use_softmax"]),
+    }
+
+
+def _check_target(target: str | None, probabilities: bool) -> None:
+    kind = "probabilities" if probabilities else "indices"
+    if target not in (None, kind):
+        raise expected("from_paddle", "target", target, f'"{kind}" with soft_label={probabilities}')
+
+
+def _check_ignore_index(values: dict[str, Any], rule: str) -> None:
+    """Nothing is ignored among probabilities, but the mean divides as if something were."""
+    ignore_index = values["ignore_index"]
+    cause = "label_smoothing" if values["label_smoothing"] else "soft_label"
+    if ignore_index >= 0:
+        raise LossError(
+            f"from_paddle: ignore_index is {ignore_index}; expected a negative one with {cause}, "
+            "where Paddle ignores no row and divides a mean by the wrong number: take "
+            "reduction='none' and leave rows out yourself."
+        )
+    if rule == "not -100" and ignore_index != -100 and values["reduction"] == "mean":
+        raise LossError(
+            f"from_paddle: ignore_index is {ignore_index}; expected -100 with {cause}, where "
+            "Paddle up to 2.4 divides the mean by the number of classes too."
+        )
+
+
+def _counts_valid(ignore_index: int, rule: str) -> bool:
+    """Whether an unweighted mean divides by the number of labels that are not ignored."""
+    if rule == "not -100":
+        return ignore_index != -100
+    return rule == "always" or ignore_index >= 0
+
+
+def _denominator_rule(paddle_version: str | None) -> str:
+    """When an unweighted mean leaves ignored labels out of its denominator.
+
+    "not -100": for every ignore_index but the default (to 2.4). "always" (2.6). "in range": for
+    one that is not negative (3.x). "static": as that, and no position gives 0 (static graphs).
+    """
+    given = paddle_version or _installed() or NEWEST_KNOWN
+    match = re.fullmatch(r"(\d+)\.(\d+|x)(?:\.\w+)*(-static)?", str(given))
+    if match is None:
+        raise expected("from_paddle", "paddle_version", given, _VERSIONS)
+    major, minor, static = match.groups()
+    if major == "3" or (major, minor) == ("2", "6"):
+        if static:
+            return "static"
+        return "in range" if major == "3" else "always"
+    if major == "2" and minor in "01234" and not static:
+        return "not -100"
+    raise expected("from_paddle", "paddle_version", given, _VERSIONS)
+
+
+def _installed() -> str | None:
+    for package in ("paddlepaddle", "paddlepaddle-gpu"):
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            pass
+    return None
+
+
+def _api_of(loss: Any) -> str:
+    """The name of a loss given as an object; a subclass may compute anything and has its own."""
+    kind = loss if callable(loss) and hasattr(loss, "__qualname__") else type(loss)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    return _OBJECTS.get(name, name)
+
+
+def _label_smoothing(value: Any) -> Any:
+    """Paddle smooths only where the factor is above 0: a negative one or nan is taken for 0."""
+    if isinstance(value, int | float | np.floating) and not value >= 0:
+        warnings.warn(
+            f"from_paddle: label_smoothing is {value}; Paddle takes it for 0, and so do we.",
+            stacklevel=3,
+        )
+        return 0.0
+    return value
+
+
+def _array(weight: Any) -> Any:
+    """A tensor's array; Paddle gives bfloat16 as its bits."""
+    if weight is None or isinstance(weight, np.ndarray) or not hasattr(weight, "numpy"):
+        return weight
+    array = np.asarray(weight.numpy())
+    return array.view(ml_dtypes.bfloat16) if array.dtype == np.uint16 else array

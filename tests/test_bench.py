@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+"""The benchmark runs, and refuses to time a wrong result."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import bench_losses
+
+
+@pytest.mark.parametrize("dtype", bench_losses.DTYPES)
+def test_it_prints_a_time_for_each_way(
+    dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "benchmarks.md"
+    arguments = ["--shapes", "7x5", "3x70000", "--repeats", "1", "--threads", "1", "2"]
+    bench_losses.main([*arguments, "--dtype", dtype, "--markdown", str(target)])
+    printed = capsys.readouterr().out
+    for text in (printed, target.read_text()):
+        assert len(re.findall(r"^## (7x5|3x70000) \w+, [12] thread", text, re.M)) == 4
+        numbers = r"( \d+\.\d+ \|){6}$"
+        for name in ("onnxloss, library", "onnxloss, function body"):
+            assert len(re.findall(rf"^\| {name} \|{numbers}", text, re.M)) == 4
+        assert "onnxruntime" in text
+
+
+def test_it_refuses_to_time_a_wrong_gradient() -> None:
+    problem = bench_losses.make_problem((4, 3), "float32", 1)
+    wrong = dataclasses.replace(problem, dlogits=problem.dlogits * np.float32(1.001))
+    with pytest.raises(SystemExit, match=r"error of dlogits is 1\.0e-03; expected at most"):
+        bench_losses.measure(wrong, 1)

@@ -18,34 +18,48 @@ def softmax_cross_entropy_loss(
     labels: np.ndarray,
     dloss: np.ndarray | float = 1.0,
     class_weights: np.ndarray | None = None,
+    sample_weights: np.ndarray | None = None,
     *,
     axis: int = 1,
     ignore_index: int = -100,
     reduction: str = "mean",
+    mean_over: str = "weights",
+    empty_mean: str = "nan",
+    class_weighting: str = "class",
     label_smoothing: float = 0.0,
+    from_logits: int = 1,
+    z_loss: float = 0.0,
+    logit_softcap: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The loss of integer labels and `dlogits`, the gradient of `sum(dloss * loss)`.
 
-    Each position i that is not ignored spreads the coefficient
-    `a_ic = (1-e) w[y_i] [c = y_i] + (e/C) w_c` over the classes; see `_from_coefficients`.
-    The mean divides by D, the sum of w[y_i] over the positions that are not ignored; where D is 0
-    there is no mean: nan, also where smoothing gives the sum a value.
+    Each position i that is not ignored has the target distribution
+    `t_ic = (1-e) [c = y_i] + e/C`; see `_loss_and_gradient` for what becomes of it. The mean over
+    the weights divides by the sum of s_i w[y_i] over the positions that are not ignored.
     """
-    x, restore = _rows(logits, axis)
-    n, classes = x.shape
+    scores = _scores(logits, axis, from_logits, logit_softcap)
+    n, classes = scores.x.shape
     y = np.asarray(labels).reshape(n)
     counts = y != ignore_index
     target = np.where(counts, y, 0)
     if n and not (np.all(target >= 0) and np.all(target < classes)):
         raise ValueError("a label is out of range")
 
-    w = _weights(class_weights, classes)
-    # With e = 0 the weights of the other classes must not be touched: 0 * nan is nan.
     e = float(label_smoothing)
-    a = np.broadcast_to(e / classes * w, (n, classes)).copy() if e else np.zeros((n, classes))
-    a[np.arange(n), target] += (1 - e) * w[target]
-    denominator = np.sum(w[target][counts]) or np.nan
-    return _from_coefficients(x, a, counts, denominator, dloss, reduction, restore)
+    t = np.full((n, classes), e / classes)
+    t[np.arange(n), target] += 1 - e
+    w = _or_ones(class_weights, classes)
+    s = _or_ones(sample_weights, n)
+    a, u = _weighted(t, w, class_weighting)
+    share = u if class_weighting == "position" else w[target]
+    denominator = {
+        "weights": np.sum((s * share)[counts]),
+        "positions": n,
+        "valid": np.sum(counts),
+        "nonzero": np.sum(counts & (s != 0)),
+    }[mean_over]
+    weighting = _Weighting(a, s * u, counts, _mean_of(denominator, empty_mean), z_loss)
+    return _loss_and_gradient(scores, weighting, dloss, reduction)
 
 
 def soft_label_cross_entropy_loss(
@@ -53,24 +67,43 @@ def soft_label_cross_entropy_loss(
     labels: np.ndarray,
     dloss: np.ndarray | float = 1.0,
     class_weights: np.ndarray | None = None,
+    sample_weights: np.ndarray | None = None,
     *,
     axis: int = 1,
     reduction: str = "mean",
+    mean_over: str = "positions",
+    empty_mean: str = "nan",
+    class_weighting: str = "class",
     label_smoothing: float = 0.0,
+    from_logits: int = 1,
+    z_loss: float = 0.0,
+    logit_softcap: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The loss of label probabilities t and `dlogits`, the gradient of `sum(dloss * loss)`.
+    """The loss of label probabilities and `dlogits`, the gradient of `sum(dloss * loss)`.
 
-    Position i has the coefficients `a_ic = w_c t'_ic` with `t' = t(1-e) + e/C`. The mean divides by
-    the number of positions, whatever the weights are; t need not sum to 1.
+    Position i has the target distribution `t_ic = (1-e) labels_ic + e/C`, which need not add up to
+    1. The mean over the weights divides by the sum of s_i u_i.
     """
-    x, restore = _rows(logits, axis)
-    n, classes = x.shape
+    scores = _scores(logits, axis, from_logits, logit_softcap)
+    n, classes = scores.x.shape
     t, _ = _rows(labels, axis)
     e = float(label_smoothing)
     if e:
         t = t * (1 - e) + e / classes
-    a = t * _weights(class_weights, classes)
-    return _from_coefficients(x, a, np.ones(n, bool), float(n), dloss, reduction, restore)
+    s = _or_ones(sample_weights, n)
+    a, u = _weighted(t, _or_ones(class_weights, classes), class_weighting)
+    denominator = {"positions": n, "weights": np.sum(s * u), "nonzero": np.sum(s != 0)}[mean_over]
+    divisor = _mean_of(denominator, empty_mean)
+    weighting = _Weighting(a, s * u, np.ones(n, bool), divisor, z_loss)
+    return _loss_and_gradient(scores, weighting, dloss, reduction)
+
+
+def lse(
+    logits: np.ndarray, *, axis: int = 1, from_logits: int = 1, logit_softcap: float = 0.0
+) -> np.ndarray:
+    """`log sum_c exp(x_ic)` of every position, ignored or not; 0 for probabilities."""
+    scores = _scores(logits, axis, from_logits, logit_softcap)
+    return scores.restore.positions(_lse(scores))
 
 
 def negative_log_softmax(x: np.ndarray) -> np.ndarray:
@@ -87,26 +120,52 @@ def negative_log_softmax(x: np.ndarray) -> np.ndarray:
     return result
 
 
-def _from_coefficients(
-    x: np.ndarray,
-    a: np.ndarray,
-    counts: np.ndarray,
-    denominator: float,
-    dloss: np.ndarray | float,
-    reduction: str,
-    restore: _Restore,
-) -> tuple[np.ndarray, np.ndarray]:
-    """`loss_i = sum_c a_ic (-lp_ic)` and `k_i (p_ic A_i - a_ic)`, reduced.
+@dataclass(frozen=True)
+class _Scores:
+    """The rows x `[N, C]`, how they change with the logits, and what they are."""
 
-    A coefficient of 0 contributes nothing, even where lp is -inf; a row that does not count is 0 in
-    loss and gradient whatever it holds.
+    x: np.ndarray
+    dx: np.ndarray | float
+    are_logits: bool
+    restore: _Restore
+
+    @property
+    def undefined(self) -> np.ndarray:
+        """Which rows have no softmax; probabilities have none to be undefined."""
+        return _is_undefined(self.x) & self.are_logits
+
+
+@dataclass(frozen=True)
+class _Weighting:
+    """What a loss makes of its labels and weights.
+
+    The coefficients a_ic; the factor s_i u_i of each position and whether it counts; what the mean
+    divides by; and z.
     """
-    n, _ = x.shape
+
+    a: np.ndarray
+    factor: np.ndarray
+    counts: np.ndarray
+    divisor: float
+    z: float
+
+
+def _loss_and_gradient(
+    scores: _Scores, weighting: _Weighting, dloss: np.ndarray | float, reduction: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """`loss_i = s_i u_i (sum_c a_ic (-lp_ic) + z lse_i^2)`, reduced, and its gradient.
+
+    A coefficient of 0 contributes nothing, even where lp is -inf; a weight of 0 takes an infinite
+    loss or slope away, but not one that is not a number; a row that does not count is 0 in loss
+    and gradient whatever it holds.
+    """
+    a, factor, counts = weighting.a, weighting.factor, weighting.counts
+    restore, n = scores.restore, len(a)
     with np.errstate(all="ignore"):
-        per_class = negative_log_softmax(x)
-        undefined = _is_undefined(x)
-        terms = np.where(a == 0, 0.0, a * per_class)
-        loss = np.where(undefined, np.nan, terms.sum(axis=1))
+        per_class = negative_log_softmax(scores.x) if scores.are_logits else -np.log(scores.x)
+        loss = np.where(a == 0, 0.0, a * per_class).sum(axis=1)
+        loss += weighting.z * _lse(scores) ** 2
+        loss = _times(factor, np.where(scores.undefined, np.nan, loss))
         loss = np.where(counts, loss, 0.0)
 
         upstream = np.asarray(dloss, np.float64)
@@ -114,24 +173,42 @@ def _from_coefficients(
             k = np.broadcast_to(upstream, restore.moved[:-1]).reshape(n)
             result = restore.positions(loss)
         else:
-            scale = denominator if reduction == "mean" else 1.0
-            k = np.full(n, np.divide(upstream.reshape(()), scale))
-            result = np.asarray(np.divide(loss.sum(), scale))
+            divisor = weighting.divisor if reduction == "mean" else 1.0
+            k = np.full(n, np.divide(upstream.reshape(()), divisor))
+            result = np.asarray(np.divide(loss.sum(), divisor), np.float64)
 
-        slope = np.where(undefined[:, None], np.nan, _slope(x, a))
+        slope = _softmax_slope(scores, weighting)
+        if not scores.are_logits:
+            slope = np.where(a == 0, 0.0, -a / scores.x)
+        slope = _times(factor[:, None], slope) * scores.dx
         dlogits = np.where(counts[:, None], k[:, None] * slope, 0.0)
     return result, restore.logits(dlogits)
 
 
-def _slope(x: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """`p_c A - a_c`, as `p_c (A - a_c) - a_c (1 - p_c)`: no digits lost where p is close to 1."""
+def _softmax_slope(scores: _Scores, weighting: _Weighting) -> np.ndarray:
+    """`p_c (A + 2 z lse) - a_c`.
+
+    As `p_c (A - a_c + 2 z lse) - a_c (1 - p_c)`: no digits lost where p is close to 1.
+    """
+    x, a = scores.x, weighting.a
     gap, others, largest = _row_statistics(x)
     weight = np.exp(-gap)
     total = 1 + others[:, None]
     rest = total - weight
     rest[np.arange(len(x)), largest] = others
-    total_coefficient = a.sum(axis=1, keepdims=True)
-    return (weight * (total_coefficient - a) - a * rest) / total
+    pull = a.sum(axis=1, keepdims=True) - a + 2 * weighting.z * _lse(scores)[:, None]
+    slope = (weight * pull - a * rest) / total
+    slope[scores.undefined] = np.nan
+    return slope
+
+
+def _lse(scores: _Scores) -> np.ndarray:
+    """The log of each row's sum of exponentials; nan for rows that have no softmax."""
+    if not scores.are_logits:
+        return np.zeros(len(scores.x))
+    _, others, largest = _row_statistics(scores.x)
+    result = scores.x[np.arange(len(scores.x)), largest] + np.log1p(others)
+    return np.where(scores.undefined, np.nan, result)
 
 
 def _row_statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -150,10 +227,40 @@ def _is_undefined(x: np.ndarray) -> np.ndarray:
     return np.isnan(x).any(axis=1) | np.isposinf(x).any(axis=1) | np.isneginf(x).all(axis=1)
 
 
-def _weights(class_weights: np.ndarray | None, classes: int) -> np.ndarray:
-    if class_weights is None:
-        return np.ones(classes)
-    return np.asarray(class_weights).astype(np.float64).reshape(classes)
+def _times(factor: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """`factor * values`, where a factor of 0 gives 0 unless the value is nan."""
+    return np.where((factor == 0) & ~np.isnan(values), 0.0, factor * values)
+
+
+def _weighted(t: np.ndarray, w: np.ndarray, class_weighting: str) -> tuple[np.ndarray, np.ndarray]:
+    """The coefficients a_ic and the factors u_i of the target distribution t."""
+    # A class that no label names may have any weight: 0 * nan is nan.
+    shares = np.multiply(t, w, out=np.zeros_like(t), where=t != 0)
+    if class_weighting == "position":
+        return t, shares.sum(axis=1)
+    return shares, np.ones(len(t))
+
+
+def _mean_of(denominator: float, empty_mean: str) -> float:
+    """What the mean divides by: for no mean at all nan, for the sum 1, for zero inf."""
+    return float(denominator) or {"nan": np.nan, "sum": 1.0, "zero": np.inf}[empty_mean]
+
+
+def _or_ones(weights: np.ndarray | None, size: int) -> np.ndarray:
+    if weights is None:
+        return np.ones(size)
+    return np.asarray(weights).astype(np.float64).reshape(size)
+
+
+def _scores(logits: np.ndarray, axis: int, from_logits: int, logit_softcap: float) -> _Scores:
+    x, restore = _rows(logits, axis)
+    if not logit_softcap:
+        return _Scores(x, 1.0, bool(from_logits), restore)
+    # cap * tanh has an error of its own size, which float64 would carry into every difference.
+    ratio = x.astype(np.longdouble) / logit_softcap
+    with np.errstate(over="ignore"):
+        dx = 1 / np.cosh(ratio) ** 2
+    return _Scores(logit_softcap * np.tanh(ratio), dx, bool(from_logits), restore)
 
 
 @dataclass(frozen=True)
@@ -164,10 +271,10 @@ class _Restore:
     axis: int
 
     def positions(self, rows: np.ndarray) -> np.ndarray:
-        return rows.reshape(self.moved[:-1])
+        return rows.reshape(self.moved[:-1]).astype(np.float64)
 
     def logits(self, rows: np.ndarray) -> np.ndarray:
-        return np.moveaxis(rows.reshape(self.moved), -1, self.axis)
+        return np.moveaxis(rows.reshape(self.moved), -1, self.axis).astype(np.float64)
 
 
 def _rows(array: np.ndarray, axis: int) -> tuple[np.ndarray, _Restore]:

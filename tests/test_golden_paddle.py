@@ -33,7 +33,7 @@ REFUSED = {
     "paddle-015": "label_smoothing with an ignore_index in range: the row is not ignored.",
     "paddle-116": "label_smoothing of indices on an inner axis: one_hot lands on the last one.",
     "paddle-117": "Class weights of probabilities on an inner axis: they weigh the last one.",
-    "paddle-128": "soft_label with ignore_index=0: the mean divides by the elements that are not 0.",
+    "paddle-128": "soft_label with ignore_index=0: the mean divides by the elements not 0.",
 }
 """Cases where Paddle is silently wrong: the id and what is wrong."""
 

@@ -15,6 +15,8 @@ namespace onnxloss::ONNXLOSS_TARGET {
 // Loops run over whole groups of this many elements, so that no scalar remainder is left.
 constexpr int64_t kGroup = 16;
 
+constexpr int64_t kLine = 64;
+
 inline int64_t RoundUp(int64_t n) { return (n + kGroup - 1) / kGroup * kGroup; }
 
 template <class T>
@@ -113,29 +115,17 @@ inline void Transpose(const Acc* source, int64_t rows, int64_t columns, int64_t 
   }
 }
 
-// Copies past the caches, for outputs that no cache could hold until they are read. The target may
-// have any alignment. Call Fence before another thread reads it.
-inline void Stream(void* target, const void* source, int64_t bytes) {
-  char* to = static_cast<char*>(target);
-  const char* from = static_cast<const char*>(source);
-#if defined(__SSE2__)
-  const int64_t to_line = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(to) & 63);
-  const int64_t head = to_line < bytes ? to_line : bytes;
-  std::memcpy(to, from, static_cast<size_t>(head));
-  int64_t i = head;
-  for (; i + 64 <= bytes; i += 64) {
+// One cache line past the caches; `target` is aligned.
+inline void StreamLine(char* target, const char* source) {
 #if defined(__AVX512F__)
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_loadu_si512(from + i));
-#else
-    for (int64_t j = 0; j < 64; j += 16) {
-      _mm_stream_si128(reinterpret_cast<__m128i*>(to + i + j),
-                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i + j)));
-    }
-#endif
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(target), _mm512_loadu_si512(source));
+#elif defined(__SSE2__)
+  for (int64_t i = 0; i < kLine; i += 16) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(target + i),
+                     _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i)));
   }
-  std::memcpy(to + i, from + i, static_cast<size_t>(bytes - i));
 #else
-  std::memcpy(to, from, static_cast<size_t>(bytes));
+  std::memcpy(target, source, kLine);
 #endif
 }
 
@@ -145,43 +135,81 @@ inline void Fence() {
 #endif
 }
 
-constexpr int64_t kStoreBlock = 1024;
-
+// Writes an output from its beginning to its end, with `stream` past the caches: for outputs that no
+// cache could hold until they are read. The target may have any alignment; what does not fill a line
+// waits for the next piece, so that only the first and last line are written in part. Call Finish
+// at the end, and Fence before another thread reads the output.
 template <class T>
-inline void Store(const Accumulator<T>* source, int64_t n, T* target, bool stream) {
-  if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
-    const int64_t bytes = n * static_cast<int64_t>(sizeof(T));
-    if (stream) {
-      Stream(target, source, bytes);
+class Writer {
+ public:
+  Writer(T* target, bool stream) : target_(reinterpret_cast<char*>(target)), stream_(stream) {}
+
+  void Write(const Accumulator<T>* source, int64_t n) {
+    if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
+      Put(reinterpret_cast<const char*>(source), n * static_cast<int64_t>(sizeof(T)));
     } else {
-      std::memcpy(target, source, static_cast<size_t>(bytes));
-    }
-  } else {
-    alignas(64) T narrow[kStoreBlock];
-    for (int64_t i = 0; i < n; i += kStoreBlock) {
-      const int64_t count = n - i < kStoreBlock ? n - i : kStoreBlock;
-      if (!stream) {
-        Narrow(source + i, count, target + i);
-        continue;
+      alignas(64) T narrow[kPiece];
+      for (int64_t i = 0; i < n; i += kPiece) {
+        const int64_t count = n - i < kPiece ? n - i : kPiece;
+        Narrow(source + i, count, narrow);
+        Put(reinterpret_cast<const char*>(narrow), count * static_cast<int64_t>(sizeof(T)));
       }
-      Narrow(source + i, count, narrow);
-      Stream(target + i, narrow, count * static_cast<int64_t>(sizeof(T)));
     }
   }
-}
 
-template <class T>
-inline void StoreZeros(int64_t n, T* target, bool stream) {
-  alignas(64) static constexpr char kZeros[1024] = {};
-  char* to = reinterpret_cast<char*>(target);
-  const int64_t bytes = n * static_cast<int64_t>(sizeof(T));
-  if (!stream) {
-    std::memset(to, 0, static_cast<size_t>(bytes));
-    return;
+  void WriteZeros(int64_t n) {
+    alignas(64) static constexpr char kZeros[kPiece] = {};
+    const int64_t bytes = n * static_cast<int64_t>(sizeof(T));
+    for (int64_t i = 0; i < bytes; i += kPiece) {
+      Put(kZeros, bytes - i < kPiece ? bytes - i : kPiece);
+    }
   }
-  for (int64_t i = 0; i < bytes; i += 1024) {
-    Stream(to + i, kZeros, bytes - i < 1024 ? bytes - i : 1024);
+
+  void Finish() {
+    std::memcpy(target_, line_, static_cast<size_t>(waiting_));
+    target_ += waiting_;
+    waiting_ = 0;
   }
-}
+
+ private:
+  static constexpr int64_t kPiece = 1024;
+
+  void Put(const char* source, int64_t bytes) {
+    if (!stream_) {
+      std::memcpy(target_, source, static_cast<size_t>(bytes));
+      target_ += bytes;
+      return;
+    }
+    const int64_t offset = static_cast<int64_t>(reinterpret_cast<uintptr_t>(target_) & (kLine - 1));
+    if (offset + waiting_ > 0) {
+      const int64_t room = kLine - offset - waiting_;
+      const int64_t taken = bytes < room ? bytes : room;
+      std::memcpy(line_ + waiting_, source, static_cast<size_t>(taken));
+      waiting_ += taken;
+      source += taken;
+      bytes -= taken;
+      if (taken < room) return;
+      if (offset > 0) {
+        std::memcpy(target_, line_, static_cast<size_t>(waiting_));
+      } else {
+        StreamLine(target_, line_);
+      }
+      target_ += waiting_;
+      waiting_ = 0;
+    }
+    for (; bytes >= kLine; bytes -= kLine) {
+      StreamLine(target_, source);
+      target_ += kLine;
+      source += kLine;
+    }
+    std::memcpy(line_, source, static_cast<size_t>(bytes));
+    waiting_ = bytes;
+  }
+
+  char* target_;
+  bool stream_;
+  int64_t waiting_ = 0;  // bytes in line_, which belong at target_
+  alignas(64) char line_[kLine];
+};
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

@@ -105,11 +105,4 @@ int64_t PositionsPerTask(int64_t classes, int64_t positions) {
 
 int64_t LabelsPerScan() { return 16384; }
 
-int64_t ScratchBytes(const LossProblem& problem) {
-  const bool long_rows = problem.inner == 1 && problem.classes >= kSmallestLongRow;
-  if (!long_rows || problem.dlogits == nullptr || problem.classes > kKeptExponentials) return 0;
-  const int64_t element = problem.type == ElementType::kFloat64 ? 8 : 4;
-  return (problem.classes + 63) / 64 * 64 * element + 64;
-}
-
 }  // namespace onnxloss

@@ -44,9 +44,8 @@ struct LabelScan {
 struct CpuKernels {
   const char* instruction_set;
   void (*scan_labels)(const LossProblem& problem, int64_t first, int64_t last, LabelScan* scan);
-  // Loss and gradient of positions [first, last), a task as cut by PositionsPerTask. `scratch` has
-  // ScratchBytes(problem).
-  void (*run)(const LossProblem& problem, int64_t first, int64_t last, void* scratch);
+  // Loss and gradient of positions [first, last), a task as cut by PositionsPerTask.
+  void (*run)(const LossProblem& problem, int64_t first, int64_t last);
 };
 
 // The kernels for this machine, or those that SetInstructionSet asked for.
@@ -61,14 +60,10 @@ int64_t PositionsPerPartial(int64_t classes);
 // How positions are cut into tasks, in whole partial sums.
 int64_t PositionsPerTask(int64_t classes, int64_t positions);
 int64_t LabelsPerScan();
-// Scratch that one running task needs, 0 for none.
-int64_t ScratchBytes(const LossProblem& problem);
 
 // Rows no shorter than this are summed one by one, shorter ones many at a time.
 constexpr int64_t kSmallestLongRow = 96;
 // Positions that a tile handles side by side.
 constexpr int64_t kTileLanes = 64;
-// Exponentials of a row kept between its sum and its gradient; longer rows form them twice.
-constexpr int64_t kKeptExponentials = 131072;
 
 }  // namespace onnxloss

@@ -12,11 +12,11 @@ namespace onnxloss::ONNXLOSS_TARGET {
 namespace {
 
 template <class T, class Row>
-void RunTyped(const LossProblem& raw, Row row, int64_t first, int64_t last, void* scratch) {
+void RunTyped(const LossProblem& raw, Row row, int64_t first, int64_t last) {
   const TypedProblem<T, Row> problem{raw, row};
   const bool long_rows = raw.inner == 1 && raw.classes >= kSmallestLongRow;
   if (long_rows) {
-    RunLongRows(problem, first, last, scratch);
+    RunLongRows(problem, first, last);
   } else {
     RunTiles(problem, first, last);
   }
@@ -24,32 +24,32 @@ void RunTyped(const LossProblem& raw, Row row, int64_t first, int64_t last, void
 }
 
 template <class T>
-void RunFormula(const LossProblem& raw, int64_t first, int64_t last, void* scratch) {
+void RunFormula(const LossProblem& raw, int64_t first, int64_t last) {
   using Acc = Accumulator<T>;
   const double e = raw.label_smoothing;
   const Acc keep = static_cast<Acc>(1 - e);
   const Acc uniform = static_cast<Acc>(e / static_cast<double>(raw.classes));
   if (raw.label_kind == LabelKind::kProbabilities) {
-    return RunTyped<T>(raw, SoftLabelCrossEntropyLossRow<Acc>{keep, uniform}, first, last, scratch);
+    return RunTyped<T>(raw, SoftLabelCrossEntropyLossRow<Acc>{keep, uniform}, first, last);
   }
   if (e > 0) {
     using Row = SoftmaxCrossEntropyLossRow<Acc, true>;
-    return RunTyped<T>(raw, Row{keep, uniform}, first, last, scratch);
+    return RunTyped<T>(raw, Row{keep, uniform}, first, last);
   }
   using Row = SoftmaxCrossEntropyLossRow<Acc, false>;
-  return RunTyped<T>(raw, Row{keep, uniform}, first, last, scratch);
+  return RunTyped<T>(raw, Row{keep, uniform}, first, last);
 }
 
-void Run(const LossProblem& raw, int64_t first, int64_t last, void* scratch) {
+void Run(const LossProblem& raw, int64_t first, int64_t last) {
   switch (raw.type) {
     case ElementType::kFloat16:
-      return RunFormula<Half>(raw, first, last, scratch);
+      return RunFormula<Half>(raw, first, last);
     case ElementType::kBFloat16:
-      return RunFormula<BFloat16>(raw, first, last, scratch);
+      return RunFormula<BFloat16>(raw, first, last);
     case ElementType::kFloat32:
-      return RunFormula<float>(raw, first, last, scratch);
+      return RunFormula<float>(raw, first, last);
     case ElementType::kFloat64:
-      return RunFormula<double>(raw, first, last, scratch);
+      return RunFormula<double>(raw, first, last);
   }
 }
 

@@ -9,11 +9,11 @@ namespace onnxloss::ONNXLOSS_TARGET {
 
 // A row is read from memory once, in blocks that stay in the first cache while they are summed. A
 // block is summed relative to the greatest element so far, in the hope that it holds no greater
-// one; where it does, it is summed again. For the gradient the exponentials are kept, relative to
-// the maximum of their time, and a row's gradient is written while the next row is summed, block by
-// block: stores past the caches then drain behind the arithmetic.
-constexpr int64_t kRowBlock = 512;
-constexpr int64_t kKeptBlocks = kKeptExponentials / kRowBlock;
+// one; where it does, it is summed again. For the gradient, the exponentials of a row that fits the
+// first cache are kept; those of a longer one are formed again, from logits that the second cache
+// still has, which is faster than keeping them there and hides the stores behind arithmetic.
+constexpr int64_t kRowBlock = 2048;
+constexpr int64_t kKeptBlocks = 2;
 
 template <class Acc>
 struct BlockSums {
@@ -26,10 +26,18 @@ struct BlockSums {
 
 template <class Acc>
 inline Acc MaxOf(const Acc* __restrict x, int64_t n) {
+  const int64_t whole = n / kGroup * kGroup;
   Acc max = -Infinity<Acc>();
 #pragma omp simd reduction(max : max)
-  for (int64_t i = 0; i < n; ++i) max = x[i] > max ? x[i] : max;
+  for (int64_t i = 0; i < whole; ++i) max = x[i] > max ? x[i] : max;
   return max;
+}
+
+template <class Acc>
+inline void ExpOf(const Acc* __restrict x, int64_t n, Acc max, Acc* __restrict e) {
+  const int64_t whole = n / kGroup * kGroup;
+#pragma omp simd
+  for (int64_t i = 0; i < whole; ++i) e[i] = ExpNonPositive(x[i] - max);
 }
 
 enum class Sum { kBelowMax, kWithMax };
@@ -72,50 +80,45 @@ template <class T, class Row>
 struct LongRows {
   using Acc = Accumulator<T>;
 
-  // A row whose gradient is still to be written.
-  struct Finished {
-    int64_t position;
-    RowSoftmax<Acc> softmax;
-    Acc total;  // A
-    Acc k;
-    int64_t label;  // -1 without
-    Acc at_target;
-  };
-
   const TypedProblem<T, Row>& problem;
-  Acc* kept;  // exponentials of one row, null when they are not wanted or too many
-  bool pending = false;
-  Finished finished = {};
+  Writer<T> writer;
+  const bool keeps;  // exponentials
+  int64_t position = 0;
   RowStats<Acc> stats = {};
   DenseSums<Acc> dense = {};
-  Acc block_shift[kKeptBlocks];  // what each kept block is relative to
+  Acc kept_max[kKeptBlocks];  // what each kept block is relative to
+  alignas(64) Acc kept[kKeptBlocks * kRowBlock];
   alignas(64) Acc block[kRowBlock];
   alignas(64) Acc coefficients[Row::kDense ? kRowBlock : 1];
 
-  LongRows(const TypedProblem<T, Row>& typed, Acc* scratch) : problem(typed), kept(scratch) {}
+  LongRows(const TypedProblem<T, Row>& typed, int64_t first)
+      : problem(typed),
+        writer(typed.dlogits + (typed.dlogits == nullptr ? 0 : first * typed.raw.classes),
+               typed.raw.stream),
+        keeps(typed.dlogits != nullptr && typed.raw.classes <= kKeptBlocks * kRowBlock) {}
 
   int64_t classes() const { return problem.raw.classes; }
   int64_t part(int64_t first) const {
     return classes() - first < kRowBlock ? classes() - first : kRowBlock;
   }
-  const Acc* LoadLogits(int64_t position, int64_t first, int64_t n) {
+  const Acc* LoadLogits(int64_t first, int64_t n) {
     return Load(problem.logits + position * classes() + first, n, -Infinity<Acc>(), block);
   }
 
   // The dense coefficients of classes [first, first + n), followed by zeros.
-  void FormCoefficients(int64_t position, int64_t first, int64_t n) {
+  void FormCoefficients(int64_t first, int64_t n) {
     if constexpr (Row::kDense) {
       const Acc* weights = problem.class_weights;
       const Row formula = problem.row;
       if constexpr (Row::kHasTarget) {
 #pragma omp simd
-        for (int64_t i = 0; i < kRowBlock; ++i) coefficients[i] = 0;
+        for (int64_t i = 0; i < n; ++i) coefficients[i] = 0;
       } else {
         Widen(problem.probabilities() + position * classes() + first, n, coefficients);
       }
       if (weights == nullptr) {
 #pragma omp simd
-        for (int64_t i = 0; i < kRowBlock; ++i) {
+        for (int64_t i = 0; i < n; ++i) {
           coefficients[i] = formula.Coefficient(coefficients[i], 1);
         }
       } else {
@@ -130,15 +133,14 @@ struct LongRows {
 
   template <Sum kSum>
   BlockSums<Acc> SumOf(const Acc* x, int64_t first, int64_t n) {
-    return kept == nullptr
-               ? SumBlock<kSum, Keep::kNothing, Row::kDense>(x, coefficients, n, stats.max, kept)
-               : SumBlock<kSum, Keep::kExponentials, Row::kDense>(x, coefficients, n, stats.max,
-                                                                  kept + first);
+    return keeps ? SumBlock<kSum, Keep::kExponentials, Row::kDense>(x, coefficients, n, stats.max,
+                                                                    kept + first)
+                 : SumBlock<kSum, Keep::kNothing, Row::kDense>(x, coefficients, n, stats.max, kept);
   }
 
-  void AddBlock(int64_t position, int64_t first, int64_t n) {
-    const Acc* x = LoadLogits(position, first, n);
-    FormCoefficients(position, first, n);
+  void AddBlock(int64_t first, int64_t n) {
+    const Acc* x = LoadLogits(first, n);
+    FormCoefficients(first, n);
     BlockSums<Acc> sums;
     bool below = false;
     if (first > 0) {
@@ -156,31 +158,13 @@ struct LongRows {
     stats.rest += static_cast<double>(sums.rest);
     dense.gap += static_cast<double>(sums.gap);
     dense.total += static_cast<double>(sums.total);
-    if (kept != nullptr) block_shift[first / kRowBlock] = stats.max;
+    if (keeps) kept_max[first / kRowBlock] = stats.max;
   }
 
-  void StoreBlock(int64_t first, int64_t n) {
-    const RowSoftmax<Acc> softmax = finished.softmax;
-    const Acc scale = finished.k / softmax.sum;
-    FormCoefficients(finished.position, first, n);
-    if (kept != nullptr) {
-      const Acc e_max = ExpNonPositive(block_shift[first / kRowBlock] - softmax.max);
-      FormGradient(kept + first, RoundUp(n), finished.total * e_max, scale);
-    } else {
-      const Acc* x = LoadLogits(finished.position, first, n);
-#pragma omp simd
-      for (int64_t i = 0; i < RoundUp(n); ++i) block[i] = ExpNonPositive(x[i] - softmax.max);
-      FormGradient(block, RoundUp(n), finished.total, scale);
-    }
-    if (finished.label >= first && finished.label < first + n) {
-      block[finished.label - first] = finished.at_target;
-    }
-    Store(block, n, problem.dlogits + finished.position * classes() + first, problem.raw.stream);
-  }
-
-  void FormGradient(const Acc* e, int64_t n, Acc total, Acc scale) {
+  void FormGradient(const Acc* e, int64_t n, const RowSoftmax<Acc>& softmax, Acc total,
+                    Acc scale) {
     const int64_t whole = n / kGroup * kGroup;
-    const Acc sum_minus_one = finished.softmax.sum_minus_one;
+    const Acc sum_minus_one = softmax.sum_minus_one;
     const Acc factor = total * scale;
 #pragma omp simd
     for (int64_t i = 0; i < whole; ++i) {
@@ -190,31 +174,39 @@ struct LongRows {
     }
   }
 
-  void StorePending() {
-    if (!pending) return;
-    for (int64_t first = 0; first < classes(); first += kRowBlock) StoreBlock(first, part(first));
-    pending = false;
+  // `total` is A, `k` the upstream gradient; `at_target` replaces the element at `label`.
+  void WriteGradient(const RowSoftmax<Acc>& softmax, Acc total, Acc k, int64_t label,
+                     Acc at_target) {
+    const Acc scale = k / softmax.sum;
+    for (int64_t first = 0; first < classes(); first += kRowBlock) {
+      const int64_t n = part(first);
+      FormCoefficients(first, n);
+      if (keeps) {
+        const Acc e_max = ExpNonPositive(kept_max[first / kRowBlock] - softmax.max);
+        FormGradient(kept + first, RoundUp(n), softmax, total * e_max, scale);
+      } else {
+        ExpOf(LoadLogits(first, n), RoundUp(n), softmax.max, block);
+        FormGradient(block, RoundUp(n), softmax, total, scale);
+      }
+      if (label >= first && label < first + n) block[label - first] = at_target;
+      writer.Write(block, n);
+    }
   }
 
-  // Returns the row's loss; its gradient is pending.
-  Acc Run(int64_t position) {
+  // Writes the row's gradient and returns its loss.
+  Acc Run(int64_t at) {
+    position = at;
     int64_t label = -1;
     if constexpr (Row::kHasTarget) {
       label = problem.index(position);
       if (label == problem.raw.ignore_index) {
-        if (problem.dlogits != nullptr) {
-          StoreZeros(classes(), problem.dlogits + position * classes(), problem.raw.stream);
-        }
+        if (problem.dlogits != nullptr) writer.WriteZeros(classes());
         return 0;
       }
     }
     stats = {};
     dense = {};
-    for (int64_t first = 0; first < classes(); first += kRowBlock) {
-      // What the pending row kept in this block makes room for this row's.
-      if (pending) StoreBlock(first, part(first));
-      AddBlock(position, first, part(first));
-    }
+    for (int64_t first = 0; first < classes(); first += kRowBlock) AddBlock(first, part(first));
     const RowSoftmax<Acc> softmax = Finish(stats);
     Target<Acc> target = {softmax.max, 0, 0};
     Acc dense_total = static_cast<Acc>(dense.total);
@@ -227,25 +219,21 @@ struct LongRows {
     if (problem.dlogits != nullptr) {
       const Acc k = problem.upstream(position);
       const Acc at_target = TargetGradient(softmax, target, dense_total, k);
-      finished = {position, softmax, target.coefficient + dense_total, k, label, at_target};
-      pending = true;
-      if (kept == nullptr) StorePending();
+      WriteGradient(softmax, target.coefficient + dense_total, k, label, at_target);
     }
     return TargetLoss(softmax, target, static_cast<Acc>(dense.gap), dense_total);
   }
 };
 
 template <class T, class Row>
-void RunLongRows(const TypedProblem<T, Row>& problem, int64_t first, int64_t last, void* scratch) {
-  using Acc = Accumulator<T>;
-  Acc* kept = reinterpret_cast<Acc*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
-  LongRows<T, Row> rows(problem, kept);
+void RunLongRows(const TypedProblem<T, Row>& problem, int64_t first, int64_t last) {
+  LongRows<T, Row> rows(problem, first);
   for (int64_t position = first; position < last; ++position) {
-    const Acc loss = rows.Run(position);
+    const Accumulator<T> loss = rows.Run(position);
     if (problem.loss != nullptr) problem.loss[position] = loss;
     problem.AddToPartial(position, static_cast<double>(loss));
   }
-  rows.StorePending();
+  rows.writer.Finish();
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

@@ -19,8 +19,9 @@ struct Tile {
   using Acc = Accumulator<T>;
 
   const TypedProblem<T, Row>& problem;
-  int64_t first;  // position of lane 0
-  int64_t lanes;  // positions in use; the others compute on zeros
+  Writer<T>* writer;  // of rows that lie in one piece
+  int64_t first;      // position of lane 0
+  int64_t lanes;      // positions in use; the others compute on zeros
 
   alignas(64) Acc x[kTileElements];
   alignas(64) Acc probabilities[Row::kHasTarget ? 1 : kTileElements];
@@ -30,8 +31,8 @@ struct Tile {
   LaneTargets<Acc> targets;
   LaneResults<Acc> results;
 
-  Tile(const TypedProblem<T, Row>& typed, int64_t at, int64_t count)
-      : problem(typed), first(at), lanes(count) {}
+  Tile(const TypedProblem<T, Row>& typed, Writer<T>* output, int64_t at, int64_t count)
+      : problem(typed), writer(output), first(at), lanes(count) {}
 
   int64_t classes() const { return problem.raw.classes; }
   int64_t inner() const { return problem.raw.inner; }
@@ -89,13 +90,14 @@ struct Tile {
   void StoreGradient(int64_t c0, int64_t n) {
     if (inner() == 1) {
       Transpose(x, n, lanes, kTileLanes, row_major, n);
-      Store(row_major, lanes * n, problem.dlogits + first * n, problem.raw.stream);
+      writer->Write(row_major, lanes * n);
       return;
     }
     ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
       for (int64_t c = 0; c < n; ++c) {
-        Store(row(c) + lane, run, problem.dlogits + offset + (c0 + c) * inner(),
-              problem.raw.stream);
+        Writer<T> run_writer(problem.dlogits + offset + (c0 + c) * inner(), problem.raw.stream);
+        run_writer.Write(row(c) + lane, run);
+        run_writer.Finish();
       }
     });
   }
@@ -193,10 +195,15 @@ struct Tile {
 
 template <class T, class Row>
 void RunTiles(const TypedProblem<T, Row>& problem, int64_t first, int64_t last) {
+  const bool gradient = problem.dlogits != nullptr;
+  Writer<T> writer(problem.dlogits + (gradient ? first * problem.raw.classes : 0),
+                   problem.raw.stream);
   for (int64_t at = first; at < last; at += kTileLanes) {
-    Tile<T, Row> tile(problem, at, last - at < kTileLanes ? last - at : kTileLanes);
+    const int64_t lanes = last - at < kTileLanes ? last - at : kTileLanes;
+    Tile<T, Row> tile(problem, &writer, at, lanes);
     tile.Run();
   }
+  writer.Finish();
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "ort/loss_kernel.h"
 
-#include <atomic>
 #include <string>
 
 #include "ort/tensors.h"
@@ -22,7 +21,6 @@ struct Loop {
   int64_t positions;
   int64_t step;
   LabelScan* scans;
-  std::atomic<bool> out_of_memory{false};
 
   int64_t tasks() const { return CeilDiv(positions, step); }
   int64_t first(size_t task) const { return static_cast<int64_t>(task) * step; }
@@ -33,30 +31,13 @@ struct Loop {
 };
 
 void ScanTask(void* data, size_t task) {
-  Loop& loop = *static_cast<Loop*>(data);
+  const Loop& loop = *static_cast<const Loop*>(data);
   loop.kernels.scan_labels(loop.problem, loop.first(task), loop.last(task), loop.scans + task);
 }
 
 void LossTask(void* data, size_t task) {
-  Loop& loop = *static_cast<Loop*>(data);
-  const OrtApi& api = loop.kernel.api;
-  const int64_t bytes = ScratchBytes(loop.problem);
-  void* scratch = nullptr;
-  if (bytes > 0) {
-    OrtStatus* status =
-        api.AllocatorAlloc(loop.kernel.allocator, static_cast<size_t>(bytes), &scratch);
-    if (status != nullptr) api.ReleaseStatus(status);
-    if (status != nullptr || scratch == nullptr) {
-      loop.out_of_memory = true;
-      return;
-    }
-  }
-  loop.kernels.run(loop.problem, loop.first(task), loop.last(task), scratch);
-  if (scratch != nullptr) {
-    if (OrtStatus* status = api.AllocatorFree(loop.kernel.allocator, scratch)) {
-      api.ReleaseStatus(status);
-    }
-  }
+  const Loop& loop = *static_cast<const Loop*>(data);
+  loop.kernels.run(loop.problem, loop.first(task), loop.last(task));
 }
 
 OrtStatus* ParallelFor(const OrtKernelContext* context, Loop& loop, void (*body)(void*, size_t)) {
@@ -192,11 +173,6 @@ OrtStatus* Compute(const LossKernel& kernel, OrtKernelContext* context) {
     std::vector<double> partial_losses(static_cast<size_t>(partials));
     problem.partial_losses = partial_losses.data();
     if (OrtStatus* status = ParallelFor(context, loop, LossTask)) return status;
-    if (loop.out_of_memory) {
-      const std::string message = std::string(op.name) + ": out of memory for " +
-                                  std::to_string(ScratchBytes(problem)) + " bytes of scratch.";
-      return kernel.api.CreateStatus(ORT_FAIL, message.c_str());
-    }
     for (const double partial : partial_losses) sum += partial;
   }
   if (loss != nullptr && reduced) {
@@ -213,19 +189,12 @@ OrtStatus* CreateLossKernel(const OrtApi& api, const Operator& op, const OrtKern
   return Guarded(api, op.name, [&]() -> OrtStatus* {
     Attributes attributes = {};
     if (OrtStatus* status = ReadAttributes(api, info, op, &attributes)) return status;
-    OrtAllocator* allocator = nullptr;
-    if (OrtStatus* status = api.KernelInfoGetAllocator(info, OrtMemTypeDefault, &allocator)) {
-      return status;
-    }
-    *kernel = new LossKernel{api, op, attributes, allocator};
+    *kernel = new LossKernel{api, op, attributes};
     return nullptr;
   });
 }
 
-void DestroyLossKernel(LossKernel* kernel) {
-  kernel->api.ReleaseAllocator(kernel->allocator);
-  delete kernel;
-}
+void DestroyLossKernel(LossKernel* kernel) { delete kernel; }
 
 OrtStatus* ComputeLoss(const LossKernel& kernel, OrtKernelContext* context) {
   return Guarded(kernel.api, kernel.op.name, [&] { return Compute(kernel, context); });

@@ -10,7 +10,6 @@ struct LossKernel {
   const OrtApi& api;
   Operator op;
   Attributes attributes;
-  OrtAllocator* allocator;  // the session's
 };
 
 OrtStatus* CreateLossKernel(const OrtApi& api, const Operator& op, const OrtKernelInfo* info,

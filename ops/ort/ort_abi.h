@@ -22,7 +22,6 @@ struct OrtKernelContext;
 struct OrtValue;
 struct OrtTensorTypeAndShapeInfo;
 struct OrtShapeInferContext;
-struct OrtAllocator;
 struct OrtCustomOp;
 
 enum OrtErrorCode : int { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };
@@ -61,11 +60,7 @@ struct OrtApi {
   void* unused_63[2];
   // Slot 65.
   OrtStatus* (*GetTensorTypeAndShape)(const OrtValue* value, OrtTensorTypeAndShapeInfo** out);
-  void* unused_66[9];
-  // Slots 75 and 76.
-  OrtStatus* (*AllocatorAlloc)(OrtAllocator* allocator, size_t size, void** out);
-  OrtStatus* (*AllocatorFree)(OrtAllocator* allocator, void* memory);
-  void* unused_77[8];
+  void* unused_66[19];
   // Slots 85 to 91.
   OrtStatus* (*KernelInfoGetAttribute_float)(const OrtKernelInfo* info, const char* name,
                                              float* out);
@@ -85,19 +80,11 @@ struct OrtApi {
   void* unused_94[5];
   // Slot 99.
   void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo* info);
-  void* unused_100[32];
-  // Slot 132.
-  void (*ReleaseAllocator)(OrtAllocator* allocator);
-  void* unused_133[141];
+  void* unused_100[174];
   // Slot 274.
   OrtStatus* (*KernelContext_ParallelFor)(const OrtKernelContext* context,
                                           void (*body)(void* data, size_t index), size_t total,
                                           size_t batches, void* data);
-  void* unused_275[3];
-  // Slot 278. It hands out the session's own allocator, which may be used from any thread.
-  // (KernelContext_GetScratchBuffer, slot 277, follows a null stream on the CPU provider.)
-  OrtStatus* (*KernelInfoGetAllocator)(const OrtKernelInfo* info, OrtMemType type,
-                                       OrtAllocator** out);
 };
 
 struct OrtApiBase {

@@ -190,7 +190,8 @@ def _v1_weights(weights: Any) -> Any:
 
 
 def _nn(api: str, values: Mapping[str, Any]) -> LossConfig:
-    attributes = {"axis": _axis(values.get("axis", -1)), "reduction": "none"}
+    axis = -1 if values.get("axis") is None else values["axis"]
+    attributes = {"axis": _axis(axis, fused=True), "reduction": "none"}
     if api == SPARSE:
         attributes["ignore_index"] = NO_IGNORED_LABEL
     return LossConfig(
@@ -207,7 +208,7 @@ def _keras(api: str, values: Mapping[str, Any]) -> LossConfig:
     is_class = api in (CATEGORICAL, SPARSE_CATEGORICAL)
     sparse = api in (SPARSE_CATEGORICAL, SPARSE_CATEGORICAL_FUNCTION)
     from_logits = bool(values["from_logits"])
-    axis = _axis(values["axis"])
+    axis = _axis(values["axis"], fused=from_logits)
     ignored = values.get("ignore_class")
     attributes: dict[str, Any] = {
         "axis": axis,
@@ -275,9 +276,12 @@ def _number(name: str, value: Any) -> float:
     return number
 
 
-def _axis(value: Any) -> int:
+def _axis(value: Any, *, fused: bool) -> int:
+    """TensorFlow's fused operator counts no axis but the last from the end."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise expected("from_tf", "axis", value, "an integer")
+    if fused and value < -1:
+        raise expected("from_tf", "axis", value, "-1 or an axis counted from the front, from 0")
     return int(value)
 
 

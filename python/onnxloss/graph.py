@@ -483,6 +483,10 @@ class _Writer:
         """Weights of shape `shape`, one for each position."""
         if shape == at.positions:
             return name
+        if 0 in at.positions and all(isinstance(size, int) for size in at.positions):
+            # ONNX Runtime 1.31 infers that Expand makes [1] of [1] and [0], and reserves its place.
+            empty = np.zeros(at.positions, stash_dtype(at.compute))
+            return self.tensor(empty, "no_sample_weights")
         others = np.array([dim for dim in range(len(at.logits)) if dim != at.axis], np.int64)
         sizes = self.node("Shape", [logits])
         positions = self.node("Gather", [sizes, self.tensor(others, "position_dims")])

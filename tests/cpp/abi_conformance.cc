@@ -55,8 +55,6 @@ SAME_MEMBER(OrtApi, GetTensorElementType);
 SAME_MEMBER(OrtApi, GetDimensionsCount);
 SAME_MEMBER(OrtApi, GetDimensions);
 SAME_MEMBER(OrtApi, GetTensorTypeAndShape);
-SAME_MEMBER(OrtApi, AllocatorAlloc);
-SAME_MEMBER(OrtApi, AllocatorFree);
 SAME_MEMBER(OrtApi, KernelInfoGetAttribute_float);
 SAME_MEMBER(OrtApi, KernelInfoGetAttribute_int64);
 SAME_MEMBER(OrtApi, KernelInfoGetAttribute_string);
@@ -66,9 +64,7 @@ SAME_MEMBER(OrtApi, KernelContext_GetInput);
 SAME_MEMBER(OrtApi, KernelContext_GetOutput);
 SAME_MEMBER(OrtApi, ReleaseStatus);
 SAME_MEMBER(OrtApi, ReleaseTensorTypeAndShapeInfo);
-SAME_MEMBER(OrtApi, ReleaseAllocator);
 SAME_MEMBER(OrtApi, KernelContext_ParallelFor);
-SAME_MEMBER(OrtApi, KernelInfoGetAllocator);
 
 SAME_MEMBER(OrtCustomOp, version);
 SAME_MEMBER(OrtCustomOp, CreateKernel);

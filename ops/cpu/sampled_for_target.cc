@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: MIT
+// The sampled softmax's rows for one instruction set: compiled once for each, with ONNXLOSS_TARGET
+// its name.
+#include <cmath>
+#include <cstring>
+
+#include "cpu/sampled.h"
+#include "rows/sampled_softmax_cross_entropy_loss.h"
+
+namespace onnxloss::ONNXLOSS_TARGET {
+namespace {
+
+// One row's columns: T true ones, then the samples in the order of `sorted`.
+template <class T>
+struct Columns {
+  using Acc = Accumulator<T>;
+
+  const SampledProblem& problem;
+  const SampledClass* sorted;
+  Acc* x;          // [T + S]
+  Acc* e;          // [T + S], exp(x - max), then the gradient
+  int64_t* owner;  // [T], the first column of the same class; a true class is its own otherwise
+
+  int64_t count() const { return problem.num_true + problem.num_samples; }
+};
+
+template <class T>
+int64_t LabelOf(const SampledProblem& problem, int64_t row, int64_t t) {
+  const int64_t place = row * problem.num_true + t;
+  return problem.label_kind == LabelKind::kIndex64
+             ? static_cast<const int64_t*>(problem.labels)[place]
+             : static_cast<const int32_t*>(problem.labels)[place];
+}
+
+// The first place of `sorted` whose class is not below `value`.
+inline int64_t Find(const SampledClass* sorted, int64_t count, int64_t value) {
+  int64_t first = 0;
+  while (count > 0) {
+    const int64_t half = count / 2;
+    const bool below = sorted[first + half].value < value;
+    first += below ? half + 1 : 0;
+    count = below ? count - half - 1 : half;
+  }
+  return first;
+}
+
+template <class T>
+void GatherSampled(const Columns<T>& columns, int64_t row) {
+  using Acc = Accumulator<T>;
+  const SampledProblem& problem = columns.problem;
+  const T* logits = static_cast<const T*>(problem.logits) + row * problem.classes;
+  Acc* x = columns.x + problem.num_true;
+  if (problem.probabilities == nullptr) {
+    for (int64_t j = 0; j < problem.num_samples; ++j) {
+      x[j] = ToFloat(logits[columns.sorted[j].value]) - static_cast<Acc>(problem.sampled_log_q[j]);
+    }
+    return;
+  }
+  const Acc* q = static_cast<const Acc*>(problem.probabilities) + row * columns.count() +
+                 problem.num_true;
+  for (int64_t j = 0; j < problem.num_samples; ++j) {
+    x[j] = ToFloat(logits[columns.sorted[j].value]) - std::log(q[columns.sorted[j].column]);
+  }
+}
+
+// The true columns; samples that hit one of their classes are left out where that is asked for.
+template <class T>
+void GatherTrue(const Columns<T>& columns, int64_t row) {
+  using Acc = Accumulator<T>;
+  const SampledProblem& problem = columns.problem;
+  const T* logits = static_cast<const T*>(problem.logits) + row * problem.classes;
+  const Acc* q = problem.probabilities == nullptr
+                     ? nullptr
+                     : static_cast<const Acc*>(problem.probabilities) + row * columns.count();
+  for (int64_t t = 0; t < problem.num_true; ++t) {
+    const int64_t label = LabelOf<T>(problem, row, t);
+    const Acc log_q =
+        q != nullptr ? std::log(q[t])
+                     : static_cast<Acc>(problem.label_log_q(problem.log_q_context, label));
+    columns.x[t] = ToFloat(logits[label]) - log_q;
+    int64_t j = Find(columns.sorted, problem.num_samples, label);
+    const bool hit = j < problem.num_samples && columns.sorted[j].value == label;
+    columns.owner[t] = hit ? problem.num_true + j : t;
+    if (!problem.remove_accidental_hits) continue;
+    for (; j < problem.num_samples && columns.sorted[j].value == label; ++j) {
+      columns.x[problem.num_true + j] = -Infinity<Acc>();
+    }
+  }
+}
+
+template <class Acc>
+RowSoftmax<Acc> Softmax(const Acc* __restrict x, int64_t count, Acc* __restrict e) {
+  Acc max = -Infinity<Acc>();
+#pragma omp simd reduction(max : max)
+  for (int64_t c = 0; c < count; ++c) max = x[c] > max ? x[c] : max;
+  const Acc shift = Shift(max);
+  // Those that equal the maximum are counted apart, see RowStats.
+  double others = 0;
+  double count_max = 0;
+#pragma omp simd reduction(+ : others, count_max)
+  for (int64_t c = 0; c < count; ++c) {
+    e[c] = ExpNonPositive(x[c] - shift);
+    const bool is_max = x[c] == max;
+    others += is_max ? 0.0 : static_cast<double>(e[c]);
+    count_max += is_max ? 1.0 : 0.0;
+  }
+  return Finish(max, static_cast<Acc>((count_max - 1) + others));
+}
+
+// Adds up the gradients of columns of the same class before any is rounded to T.
+template <class T>
+void Scatter(const Columns<T>& columns, int64_t row) {
+  using Acc = Accumulator<T>;
+  const SampledProblem& problem = columns.problem;
+  T* dlogits = static_cast<T*>(problem.dlogits) + row * problem.classes;
+  std::memset(static_cast<void*>(dlogits), 0, static_cast<size_t>(problem.classes) * sizeof(T));
+  Acc* gradient = columns.e;
+  for (int64_t t = 0; t < problem.num_true; ++t) {
+    const int64_t label = LabelOf<T>(problem, row, t);
+    int64_t owner = columns.owner[t];
+    for (int64_t other = 0; owner == t && other < t; ++other) {
+      if (LabelOf<T>(problem, row, other) == label) owner = other;
+    }
+    columns.owner[t] = owner;
+    if (owner != t) gradient[owner] += gradient[t];
+  }
+  for (int64_t t = 0; t < problem.num_true; ++t) {
+    if (columns.owner[t] != t) continue;
+    dlogits[LabelOf<T>(problem, row, t)] = FromFloat<T>(gradient[t]);
+  }
+  const Acc* sampled = gradient + problem.num_true;
+  for (int64_t j = 0; j < problem.num_samples;) {
+    const int64_t value = columns.sorted[j].value;
+    Acc sum = sampled[j];
+    for (++j; j < problem.num_samples && columns.sorted[j].value == value; ++j) sum += sampled[j];
+    dlogits[value] = FromFloat<T>(sum);
+  }
+}
+
+template <class T>
+void RunRow(const Columns<T>& columns, int64_t row) {
+  using Acc = Accumulator<T>;
+  const SampledProblem& problem = columns.problem;
+  GatherSampled(columns, row);
+  GatherTrue(columns, row);
+  const Acc share = 1 / static_cast<Acc>(problem.num_true);
+  const SampledSoftmaxCrossEntropyLossRow<Acc> maths = {
+      Softmax(columns.x, columns.count(), columns.e), share};
+  double gaps = 0;
+  for (int64_t t = 0; t < problem.num_true; ++t) {
+    gaps += static_cast<double>(maths.softmax.max - columns.x[t]);
+  }
+  const Acc loss = maths.Loss(gaps);
+  if (problem.row_losses != nullptr) problem.row_losses[row] = static_cast<double>(loss);
+  if (problem.loss != nullptr) static_cast<Acc*>(problem.loss)[row] = loss;
+  if (problem.dlogits == nullptr) return;
+  const Acc* dloss = static_cast<const Acc*>(problem.dloss);
+  const Acc k = static_cast<Acc>(static_cast<double>(dloss[problem.dloss_per_row ? row : 0]) /
+                                 problem.denominator);
+  Acc* e = columns.e;
+  for (int64_t t = 0; t < problem.num_true; ++t) e[t] = maths.TrueGradient(e[t], k);
+  for (int64_t c = problem.num_true; c < columns.count(); ++c) {
+    e[c] = maths.SampledGradient(e[c], k);
+  }
+  Scatter(columns, row);
+}
+
+template <class T>
+void RunTyped(const SampledProblem& problem, int64_t first, int64_t last, void* scratch) {
+  using Acc = Accumulator<T>;
+  const int64_t count = problem.num_true + problem.num_samples;
+  char* memory = static_cast<char*>(scratch);
+  SampledClass* own = nullptr;
+  if (problem.sorted == nullptr) {
+    own = reinterpret_cast<SampledClass*>(memory);
+    memory += static_cast<size_t>(problem.num_samples) * sizeof(SampledClass);
+  }
+  int64_t* owner = reinterpret_cast<int64_t*>(memory);
+  Acc* x = reinterpret_cast<Acc*>(owner + problem.num_true);
+  const Columns<T> columns = {problem, own != nullptr ? own : problem.sorted, x, x + count, owner};
+  for (int64_t row = first; row < last; ++row) {
+    if (own != nullptr) {
+      for (int64_t j = 0; j < problem.num_samples; ++j) {
+        own[j] = {problem.row_samples[row * problem.num_samples + j], j};
+      }
+      SortClasses(own, problem.num_samples);
+    }
+    RunRow(columns, row);
+  }
+}
+
+}  // namespace
+
+void RunSampled(const SampledProblem& problem, int64_t first, int64_t last, void* scratch);
+void RunSampled(const SampledProblem& problem, int64_t first, int64_t last, void* scratch) {
+  switch (problem.type) {
+    case ElementType::kFloat16:
+      return RunTyped<Half>(problem, first, last, scratch);
+    case ElementType::kBFloat16:
+      return RunTyped<BFloat16>(problem, first, last, scratch);
+    case ElementType::kFloat32:
+      return RunTyped<float>(problem, first, last, scratch);
+    case ElementType::kFloat64:
+      return RunTyped<double>(problem, first, last, scratch);
+  }
+}
+
+}  // namespace onnxloss::ONNXLOSS_TARGET

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+// SampledSoftmaxCrossEntropyLoss and its gradients: a node's attributes, and what runs it.
+#pragma once
+
+#include "cpu/sampled.h"
+#include "ort/operator.h"
+
+namespace onnxloss::ort {
+
+// One registration: an operator for one type of logits and one of labels.
+struct SampledOperator {
+  const char* name;
+  Form form;
+  ElementType type;
+  LabelKind label_kind;
+
+  bool has_loss() const { return form != Form::kGradient; }
+  bool has_gradient() const { return form != Form::kLoss; }
+  // Inputs: dloss (with a gradient), logits, labels, samples, probabilities (optional ones but in
+  // the gradient alone, which must get those of the loss).
+  size_t logits() const { return has_gradient() ? 1 : 0; }
+  size_t labels() const { return logits() + 1; }
+  size_t samples() const { return logits() + 2; }
+  size_t probabilities() const { return logits() + 3; }
+  size_t inputs() const { return logits() + 4; }
+  // Outputs: loss, dlogits, then the optional drawn_samples and drawn_probabilities, which the
+  // gradient alone has not.
+  size_t dlogits() const { return has_loss() ? 1 : 0; }
+  size_t drawn_samples() const { return has_gradient() ? 2 : 1; }
+  size_t drawn_probabilities() const { return drawn_samples() + 1; }
+  size_t outputs() const { return has_loss() ? drawn_probabilities() + 1 : 1; }
+
+  ONNXTensorElementDataType sum_type() const {
+    return type == ElementType::kFloat64 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE
+                                         : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  }
+  ONNXTensorElementDataType input_type(size_t index) const;
+  ONNXTensorElementDataType output_type(size_t index) const;
+};
+
+struct SampledAttributes {
+  int64_t num_samples;
+  int64_t num_true;
+  bool remove_accidental_hits;
+  uint32_t seed;
+  Reduction reduction;
+};
+
+struct SampledLossKernel {
+  const OrtApi& api;
+  SampledOperator op;
+  SampledAttributes attributes;
+  OrtAllocator* allocator;  // the session's
+};
+
+OrtStatus* CreateSampledLossKernel(const OrtApi& api, const SampledOperator& op,
+                                   const OrtKernelInfo* info, SampledLossKernel** kernel);
+void DestroySampledLossKernel(SampledLossKernel* kernel);
+
+// Checks every shape, label and given sample before it asks for an output.
+OrtStatus* ComputeSampledLoss(const SampledLossKernel& kernel, OrtKernelContext* context);
+
+// Adds the operators to a domain that must not outlive this library.
+OrtStatus* AddSampledOperators(const OrtApi& api, OrtCustomOpDomain* domain);
+
+}  // namespace onnxloss::ort

@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: MIT
+"""What the losses' further options are tried on: sample weights, means, probabilities, z, caps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tests.drafts import (
+    Change,
+    Trait,
+    gap_1000,
+    in_turn,
+    margin_20,
+    nan_ignored,
+    nan_probabilities,
+    not_finite,
+    offset,
+    offset_16_bit,
+    pairs,
+    probabilities,
+    scale_logits,
+    scaled_probabilities,
+    set_all_labels,
+    set_labels,
+    set_logit,
+    set_sample_weights,
+    undefined_rows,
+    unnormalised_probabilities,
+    unused_weights,
+    zero_and_one,
+    zero_hit_weights,
+    zero_weight_at_neg_inf,
+)
+
+WIDE = ("float32", "float64")
+POSITION = {"class_weighting": "position"}
+PROBABILITIES = {"from_logits": 0}
+CANCELLING = (1.0, -1.0)
+EMPTY_MEANS = ("nan", "sum", "zero")
+
+
+def unchanged(draft: Any) -> None:
+    """No change."""
+
+
+def mean(name: str, shape: tuple[int, ...], change: Change = unchanged, **fields: Any) -> Trait:
+    """A trait that only a mean shows; the dtype matters to it by its S alone."""
+    return Trait(name, shape, change, reductions=("mean",), dtypes=WIDE, **fields)
+
+
+def empty_means(
+    name: str, shape: tuple[int, ...], change: Change, mean_over: tuple[str, ...], **fields: Any
+) -> tuple[Trait, ...]:
+    """One way to D = 0 with each denominator that it makes 0, and each answer to it."""
+    options = fields.pop("options", {})
+    return tuple(
+        mean(
+            f"{name}_{over}_{empty}",
+            shape,
+            change,
+            options={**options, "mean_over": over, "empty_mean": empty},
+            **fields,
+        )
+        for over in mean_over
+        for empty in EMPTY_MEANS
+    )
+
+
+SAMPLE_WEIGHTS: tuple[Trait, ...] = (
+    # Without class weights the input before this one is left out.
+    Trait("sample_weights", (6, 10), sampled=True, lse=True),
+    Trait("sample_weights_weighted", (6, 10), weighted=True, sampled=True),
+    Trait("sample_weights_smoothed", (6, 10), weighted=True, e=0.1, sampled=True, lse=True),
+    Trait("sample_weights_some_zero", (6, 10), set_sample_weights(0, 1.5, 0.5), sampled=True),
+    Trait("sample_weights_all_zero", (4, 5), set_sample_weights(0), sampled=True),
+    # Legal, however strange: D may be negative too.
+    Trait("sample_weights_negative", (6, 10), set_sample_weights(-2, 0.5, -1), sampled=True),
+    # Positions before and behind the class axis, in one block and in several.
+    Trait("sample_weights_axis_first", (5, 4), axis=0, sampled=True, lse=True),
+    Trait("sample_weights_axis_negative", (2, 5, 4), axis=-2, weighted=True, sampled=True),
+    Trait("sample_weights_kdim", (2, 3, 2, 2), sampled=True, lse=True),
+    Trait("sample_weights_kdim_wide", (2, 21, 83), weighted=True, e=0.1, sampled=True, lse=True),
+    Trait("sample_weights_many_rows", (1031, 3), weighted=True, sampled=True, lse=True),
+    Trait("sample_weights_unbatched", (5,), axis=0, sampled=True, lse=True),
+    Trait("sample_weights_empty_batch", (0, 5), sampled=True, lse=True),
+    # A weight of 0 takes an infinite loss away, but not one that is not a number.
+    Trait(
+        "weightless_infinite_loss",
+        (6, 5),
+        in_turn(set_logit(-np.inf, at_target=True), set_sample_weights(0, 0, 2)),
+        sampled=True,
+    ),
+    Trait(
+        "weightless_infinite_loss_smoothed",
+        (6, 5),
+        in_turn(set_logit(-np.inf, at_target=False), set_sample_weights(0, 0, 2)),
+        e=0.1,
+        sampled=True,
+    ),
+    Trait(
+        "weightless_undefined_positions",
+        (5, 4),
+        in_turn(undefined_rows, set_sample_weights(0, 0, 0, 0, 2)),
+        sampled=True,
+        lse=True,
+    ),
+)
+
+CLASS_WEIGHTING: tuple[Trait, ...] = (
+    Trait("position_weights", (6, 10), weighted=True, options=POSITION),
+    Trait("position_weights_absent", (6, 10), options=POSITION),
+    Trait("position_weights_smoothed", (6, 10), weighted=True, e=0.2, options=POSITION),
+    Trait("position_weights_sampled", (2, 3, 4), weighted=True, sampled=True, options=POSITION),
+    Trait("position_weights_wide", (2, 21, 83), weighted=True, e=0.1, options=POSITION),
+    # u_i = 0 takes an infinite loss away like a sample weight of 0.
+    Trait(
+        "position_weights_zero",
+        (6, 5),
+        in_turn(set_logit(-np.inf, at_target=True), zero_hit_weights),
+        weighted=True,
+        options=POSITION,
+    ),
+    # w = 0 at the masked class gives it no coefficient of 0 here: it is u that holds w.
+    Trait(
+        "position_weights_smoothed_neg_inf",
+        (6, 5),
+        zero_weight_at_neg_inf,
+        weighted=True,
+        e=0.1,
+        options=POSITION,
+    ),
+)
+
+FROM_PROBABILITIES: tuple[Trait, ...] = (
+    Trait("probabilities", (6, 10), probabilities, options=PROBABILITIES, lse=True),
+    Trait(
+        "probabilities_smoothed",
+        (6, 10),
+        probabilities,
+        weighted=True,
+        e=0.1,
+        options=PROBABILITIES,
+    ),
+    Trait(
+        "probabilities_sampled",
+        (2, 3, 4),
+        probabilities,
+        weighted=True,
+        sampled=True,
+        options=PROBABILITIES,
+    ),
+    Trait(
+        "probabilities_position",
+        (6, 10),
+        probabilities,
+        weighted=True,
+        e=0.1,
+        options={**PROBABILITIES, **POSITION},
+    ),
+    # Nothing is normalised: neither the value nor the gradient knows a sum.
+    Trait("probabilities_unnormalised", (6, 10), unnormalised_probabilities, options=PROBABILITIES),
+    # There is no lse to square.
+    Trait(
+        "probabilities_z_loss",
+        (6, 10),
+        probabilities,
+        options={**PROBABILITIES, "z_loss": 0.5},
+        lse=True,
+    ),
+    # 0 off the target adds nothing; log(1) is 0.
+    Trait(
+        "probabilities_zero_and_one",
+        (6, 5),
+        in_turn(probabilities, zero_and_one),
+        options=PROBABILITIES,
+    ),
+    # At the target: a loss of +inf and a gradient of -inf.
+    Trait(
+        "probabilities_zero_at_target",
+        (6, 5),
+        in_turn(probabilities, set_logit(0.0, at_target=True)),
+        options=PROBABILITIES,
+    ),
+    # A weight of 0 takes both of them away.
+    Trait(
+        "probabilities_zero_weightless",
+        (6, 5),
+        in_turn(probabilities, set_logit(0.0, at_target=True), set_sample_weights(0, 0, 2)),
+        sampled=True,
+        options=PROBABILITIES,
+    ),
+    # There is no row to be undefined, only the terms that have a coefficient.
+    Trait(
+        "probabilities_nan",
+        (4, 5),
+        in_turn(probabilities, nan_probabilities),
+        options=PROBABILITIES,
+        lse=True,
+    ),
+    Trait("probabilities_wide", (2, 21, 83), probabilities, e=0.1, options=PROBABILITIES),
+    Trait(
+        "probabilities_many_classes", (3, 65537), unnormalised_probabilities, options=PROBABILITIES
+    ),
+    Trait("probabilities_unbatched", (5,), probabilities, axis=0, options=PROBABILITIES, lse=True),
+    Trait("probabilities_empty_batch", (0, 5), options=PROBABILITIES, lse=True),
+)
+
+SCORES: tuple[Trait, ...] = (
+    Trait("z_loss", (6, 10), options={"z_loss": 0.1}, lse=True),
+    Trait("z_loss_smoothed", (6, 10), weighted=True, e=0.1, options={"z_loss": 0.01}),
+    Trait("z_loss_sampled", (2, 3, 4), sampled=True, options={"z_loss": 0.1}),
+    # u_i weighs the square too; w_c does not: it stays where every coefficient is 0.
+    Trait("z_loss_position", (6, 10), weighted=True, options={**POSITION, "z_loss": 0.1}),
+    Trait("z_loss_zero_weights", (4, 12), zero_hit_weights, weighted=True, options={"z_loss": 0.1}),
+    Trait("z_loss_wide", (2, 21, 83), weighted=True, options={"z_loss": 0.1}),
+    # All of the loss is the square of the only logit.
+    Trait("z_loss_one_class", (4, 1), options={"z_loss": 0.1}, lse=True),
+    Trait("z_loss_offset_1000", (6, 5), offset_16_bit, options={"z_loss": 1e-4}, lse=True),
+    Trait("z_loss_neg_inf", (6, 5), set_logit(-np.inf, at_target=False), options={"z_loss": 0.1}),
+    # Beyond the cap almost everywhere, within it, and far within it.
+    Trait("softcap_small", (6, 10), options={"logit_softcap": 0.5}, lse=True),
+    Trait("softcap_30", (6, 10), scale_logits(10.0), options={"logit_softcap": 30.0}, lse=True),
+    Trait("softcap_large", (6, 10), options={"logit_softcap": 1e4}),
+    # tanh is 1: a loss of up to two caps, and no gradient.
+    Trait("softcap_saturated", (6, 5), gap_1000, options={"logit_softcap": 5.0}),
+    # What is infinite is cap or -cap: no row but one of nan is undefined.
+    Trait("softcap_not_finite", (6, 5), not_finite, options={"logit_softcap": 2.0}, lse=True),
+    Trait("softcap_smoothed", (6, 10), weighted=True, e=0.1, options={"logit_softcap": 4.0}),
+    Trait("softcap_z_loss", (2, 3, 4), options={"logit_softcap": 4.0, "z_loss": 0.1}, lse=True),
+    Trait("softcap_wide", (2, 21, 83), weighted=True, options={"logit_softcap": 4.0}),
+    Trait("softcap_axis_first", (5, 4), axis=0, sampled=True, options={"logit_softcap": 4.0}),
+    # The output lse of rows that are hard elsewhere.
+    Trait("lse_undefined_rows", (5, 4), undefined_rows, lse=True),
+    Trait("lse_gap_1000", (6, 5), gap_1000, lse=True),
+    Trait("lse_margin_20", (6, 2), margin_20, lse=True),
+    Trait("lse_offset_1e8", (6, 5), offset, lse=True, dtypes=WIDE),
+    Trait("lse_kdim_wide", (2, 21, 83), lse=True),
+    Trait("lse_many_classes", (3, 65537), lse=True),
+)
+
+
+def everything(name: str, shape: tuple[int, ...], mean_over: str, change: Change) -> Trait:
+    """All options at once."""
+    options = {**POSITION, "mean_over": mean_over, "z_loss": 0.01, "logit_softcap": 8.0}
+    return Trait(name, shape, change, weighted=True, e=0.1, sampled=True, lse=True, options=options)
+
+
+SHARED_OPTIONS = (*SAMPLE_WEIGHTS, *CLASS_WEIGHTING, *FROM_PROBABILITIES, *SCORES)
+
+SOME_IGNORED = in_turn(
+    set_labels(1, 2, label=-100), set_sample_weights(0.5, np.nan, np.inf, 0, 1.5, 0)
+)
+
+HARD_OPTIONS: tuple[Trait, ...] = (
+    *(
+        mean(f"mean_over_{over}{name}", (7, 10), change, options={"mean_over": over}, **fields)
+        for over in ("weights", "positions", "valid", "nonzero")
+        for name, change, fields in (
+            ("", unchanged, {}),
+            ("_ignored", set_labels(0, 4, label=-100), {"weighted": True, "e": 0.1}),
+            ("_sampled", SOME_IGNORED, {"weighted": True, "sampled": True}),
+        )
+    ),
+    *(
+        mean(
+            f"mean_over_{over}_position",
+            (7, 10),
+            SOME_IGNORED,
+            weighted=True,
+            e=0.1,
+            sampled=True,
+            options={**POSITION, "mean_over": over},
+        )
+        for over in ("weights", "nonzero")
+    ),
+    *empty_means(
+        "all_ignored",
+        (4, 5),
+        set_all_labels(-100),
+        ("weights", "valid", "nonzero"),
+        weighted=True,
+        sampled=True,
+    ),
+    # N is not 0: a mean of nothing over four positions.
+    mean("all_ignored_positions", (4, 5), set_all_labels(-100), options={"mean_over": "positions"}),
+    *empty_means(
+        "no_positions", (0, 5), unchanged, ("weights", "positions", "valid", "nonzero"), e=0.1
+    ),
+    # Smoothing gives the sum a value.
+    *empty_means("no_hit", (4, 12), zero_hit_weights, ("weights",), weighted=True, e=0.1),
+    *empty_means("no_weight", (4, 5), set_sample_weights(0), ("weights", "nonzero"), sampled=True),
+    *empty_means(
+        "cancelled",
+        (4, 5),
+        in_turn(pairs, scale_logits(0.5), set_sample_weights(*CANCELLING)),
+        ("weights",),
+        sampled=True,
+    ),
+    *empty_means(
+        "no_position_weight",
+        (4, 12),
+        zero_hit_weights,
+        ("weights",),
+        weighted=True,
+        options=POSITION,
+    ),
+    # An ignored position may have any weight, and its lse is there nevertheless.
+    Trait("sample_weights_ignored", (6, 10), SOME_IGNORED, sampled=True, lse=True),
+    Trait("lse_ignored", (2, 3, 4), set_labels(0, 7, label=-100), lse=True),
+    Trait("lse_nan_ignored", (6, 5), nan_ignored, lse=True),
+    Trait("lse_all_ignored", (4, 5), set_all_labels(-100), lse=True),
+    Trait("z_loss_ignored", (6, 10), set_labels(1, 3, label=-100), options={"z_loss": 0.1}),
+    Trait("z_loss_nan_ignored", (6, 5), nan_ignored, options={"z_loss": 0.1}, lse=True),
+    Trait("softcap_ignored", (6, 5), nan_ignored, options={"logit_softcap": 3.0}, lse=True),
+    Trait(
+        "probabilities_ignored",
+        (6, 5),
+        in_turn(probabilities, nan_ignored),
+        weighted=True,
+        options=PROBABILITIES,
+        lse=True,
+    ),
+    Trait(
+        "position_weights_ignored",
+        (6, 10),
+        set_labels(1, 3, label=-100),
+        weighted=True,
+        e=0.1,
+        options=POSITION,
+    ),
+    # A class that no label names may have any weight.
+    Trait(
+        "position_unused_weight_not_finite",
+        (6, 10),
+        unused_weights,
+        weighted=True,
+        options=POSITION,
+    ),
+    everything("everything", (6, 10), "nonzero", SOME_IGNORED),
+    everything("everything_wide", (2, 21, 83), "valid", SOME_IGNORED),
+    everything("everything_many_classes", (7, 65537), "weights", SOME_IGNORED),
+)
+
+SOFT_OPTIONS: tuple[Trait, ...] = (
+    *(
+        mean(f"mean_over_{over}{name}", (7, 10), change, options={"mean_over": over}, **fields)
+        for over in ("positions", "weights", "nonzero")
+        for name, change, fields in (
+            ("", unchanged, {}),
+            ("_weighted", unchanged, {"weighted": True, "e": 0.1}),
+            ("_sampled", set_sample_weights(0.5, 0, 1.5), {"weighted": True, "sampled": True}),
+        )
+    ),
+    mean(
+        "mean_over_weights_position",
+        (7, 10),
+        set_sample_weights(0.5, 0, 1.5),
+        weighted=True,
+        e=0.1,
+        sampled=True,
+        options={**POSITION, "mean_over": "weights"},
+    ),
+    *empty_means("no_positions", (0, 5), unchanged, ("positions", "weights", "nonzero"), e=0.1),
+    *empty_means("no_weight", (4, 5), set_sample_weights(0), ("weights", "nonzero"), sampled=True),
+    *empty_means("cancelled", (4, 5), set_sample_weights(*CANCELLING), ("weights",), sampled=True),
+    # One-hot labels of classes without weight.
+    *empty_means(
+        "no_position_weight",
+        (4, 12),
+        zero_hit_weights,
+        ("weights",),
+        weighted=True,
+        options=POSITION,
+    ),
+    # u_i is a weighted sum of labels that need not add up to 1, with weights of 1 if there are none.
+    Trait(
+        "position_weights_unnormalised",
+        (6, 10),
+        scaled_probabilities,
+        weighted=True,
+        e=0.1,
+        options=POSITION,
+    ),
+    Trait("position_unnormalised", (6, 10), scaled_probabilities, options=POSITION),
+    Trait(
+        "z_loss_unnormalised",
+        (6, 10),
+        scaled_probabilities,
+        weighted=True,
+        options={"z_loss": 0.1},
+    ),
+    everything("everything", (7, 10), "nonzero", set_sample_weights(0.5, 0, -1.5)),
+    everything("everything_wide", (2, 21, 83), "weights", scaled_probabilities),
+    everything("everything_many_classes", (3, 65537), "weights", unchanged),
+)

@@ -52,13 +52,13 @@ models: $(VENV)/.installed
 	@$(BIN)/python models/make_models.py
 
 lint: $(VENV)/.dev
-	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff check --quiet --output-format concise .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/clang-format --dry-run --Werror $(CPP)
 	@$(BIN)/mypy --package onnxloss
 
 format: $(VENV)/.dev
-	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff check --quiet --fix --exit-zero .
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/clang-format -i $(CPP)
 
@@ -71,11 +71,13 @@ $(VENV)/.made:
 	@$(PIP) install "scikit-build-core>=0.11" ninja
 	@touch $@
 
-# Without isolation the build folder is kept, and a changed source costs one compilation.
+# Without isolation the build folder is kept, and a changed source costs one compilation. The stamp
+# has the time of the start: what changes meanwhile is newer.
 $(VENV)/.installed: $(SOURCES) | $(VENV)/.made
 	@echo "Building and installing onnxloss"
+	@touch $@.new
 	@$(PIP) install --no-build-isolation ".[demo,test]"
-	@touch $@
+	@mv $@.new $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.installed
 	@$(PIP) install "onnxloss[dev]"

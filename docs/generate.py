@@ -92,9 +92,10 @@ def _loss_sections(spec: LossSpec) -> list[str]:
         "**Sources**",
         _list(spec.sources),
     ]
-    for op, example in zip(
-        spec.ops, (_forward_example, _gradient_example, _both_example), strict=True
-    ):
+    examples = (_forward_example, _gradient_example, _both_example)
+    if spec.drawn:
+        examples = (_sampled_example, _sampled_gradient_example, _sampled_both_example)
+    for op, example in zip(spec.ops, examples, strict=True):
         sections += [
             f"### {op.name}",
             op.doc,
@@ -153,6 +154,60 @@ def _both_example(spec: LossSpec, op: OpSpec) -> str:
 """
 
 
+def _sampled_example(spec: LossSpec, op: OpSpec) -> str:
+    """The samples are the kernel's, for the seed."""
+    return f"""\
+>>> labels = np.array([[0], [2]])
+>>> config = onnxloss.LossConfig("{op.name}", {{"num_samples": 2, "seed": 1}})
+>>> model = onnxloss.export(config, logits=("N", 3), outputs=("loss", "drawn_samples"))
+>>> options = onnxruntime.SessionOptions()
+>>> onnxloss.register(options)
+>>> session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+>>> loss, samples = session.run(None, {{"logits": logits, "labels": labels}})
+>>> print(loss.round(4), samples)
+"""
+
+
+def _sampled_gradient_example(spec: LossSpec, op: OpSpec) -> str:
+    """The node as text: exporters write the one that gives both."""
+    attributes = [f"{a.name} = {json.dumps(a.default)}" for a in spec.attributes]
+    joined = ",\n...     ".join((", ".join(attributes[:3]), ", ".join(attributes[3:])))
+    return f"""\
+>>> model = onnx.parser.parse_model(\"\"\"
+... <ir_version: 9, opset_import: ["": 19, "{DOMAIN}": {OPSET_VERSION}]>
+... example (float[N] dloss, float[N, 3] logits, int64[N, 1] labels, int64[1] samples,
+...          float[N, 2] probabilities) => (float[N, 3] dlogits) {{
+...   dlogits = {DOMAIN}.{op.name} <
+...     {joined}>
+...     ({", ".join(port.name for port in op.inputs)})
+... }}\"\"\")
+>>> options = onnxruntime.SessionOptions()
+>>> onnxloss.register(options)
+>>> session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+>>> feeds = {{"dloss": np.array([1, 10], np.float32), "logits": logits}}
+>>> feeds |= {{"labels": np.array([[0], [2]]), "samples": np.array([1])}}
+>>> feeds |= {{"probabilities": np.array([[0.5, 0.3], [0.2, 0.3]], np.float32)}}
+>>> print(session.run(None, feeds)[0].round(4))
+"""
+
+
+def _sampled_both_example(spec: LossSpec, op: OpSpec) -> str:
+    """Customised samples, which every runtime has the same numbers for."""
+    return """\
+>>> api = "paddle.fluid.layers.sampled_softmax_with_cross_entropy"
+>>> config = onnxloss.from_paddle(api, num_samples=1, use_customized_samples=True)
+>>> model = onnxloss.export(config, logits=("N", 3), gradient=True)
+>>> [value.name for value in model.graph.input]
+>>> session = onnxruntime.InferenceSession(model.SerializeToString())
+>>> feeds = {"dloss": np.array([[1], [10]], np.float32), "logits": logits}
+>>> feeds |= {"labels": np.array([[0], [2]]), "samples": np.array([[0, 1], [2, 1]])}
+>>> feeds |= {"probabilities": np.array([[0.5, 0.3], [0.2, 0.3]], np.float32)}
+>>> loss, dlogits = session.run(None, feeds)
+>>> print(loss.round(4))
+>>> print(dlogits.round(4))
+"""
+
+
 def _labels(spec: LossSpec) -> tuple[str, str]:
     return _LABELS[next(port.type for port in spec.inputs if port.name == "labels")]
 
@@ -177,7 +232,8 @@ def _row(attribute: Attribute) -> tuple[str, ...]:
 
 def _port_row(port: Port) -> tuple[str, ...]:
     name = f"`{port.name}`" + (" (optional)" if port.optional else "")
-    return name, f"`{port.type}`", f"`{port.shape}`", port.doc
+    shape = f"`{port.shape}`" if port.shape.startswith("[") else port.shape
+    return name, f"`{port.type}`", shape, port.doc
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
-from . import soft_label_cross_entropy_loss, softmax_cross_entropy_loss
+from . import (
+    sampled_softmax_cross_entropy_loss,
+    soft_label_cross_entropy_loss,
+    softmax_cross_entropy_loss,
+)
 from .spec import LossSpec
 
 CATALOGUE: tuple[LossSpec, ...] = (
     softmax_cross_entropy_loss.SPEC,
     soft_label_cross_entropy_loss.SPEC,
+    sampled_softmax_cross_entropy_loss.SPEC,
 )
 
 

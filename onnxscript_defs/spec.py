@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx
@@ -54,6 +54,8 @@ class Attribute:
             return " or ".join(
                 f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in self.choices
             )
+        if self.minimum is not None and isinstance(self.default, int):
+            return f"an integer in [{self.minimum}, {self.maximum}]"
         if self.minimum is not None:
             return f"a number in [{self.minimum:g}, {self.maximum:g}]"
         return {int: "an integer", float: "a number", str: "a string"}[type(self.default)]
@@ -65,6 +67,8 @@ class Attribute:
                 return False
             return self.minimum is None or self.minimum <= value <= self.maximum
         if isinstance(value, bool) or not isinstance(value, type(self.default)):
+            return False
+        if self.minimum is not None and not self.minimum <= value <= self.maximum:
             return False
         return not self.choices or value in self.choices
 
@@ -86,8 +90,10 @@ class LossSpec:
 
     `body` computes the loss and its gradient at once: it takes `dloss` before `inputs`, and beside
     the attributes one flag for each optional input, `has_<name>`, that says whether the node has
-    it; it returns `(loss, dlogits, lse)`. The function of each of the three operators below is cut
-    out of it (`onnxloss.functions`).
+    it; it returns `(loss, dlogits, *results)`. The function of each of the three operators below is
+    cut out of it (`onnxloss.functions`). `results` are the outputs that a node may leave out;
+    `drawn` names the optional inputs that the body draws where they are left out, and that the
+    gradient alone must therefore get.
     """
 
     name: str
@@ -98,19 +104,25 @@ class LossSpec:
     edge_cases: tuple[str, ...]
     sources: tuple[str, ...]
     body: Any
+    results: tuple[Port, ...] = field(default_factory=lambda: (LSE,))
+    drawn: tuple[str, ...] = ()
 
     @property
     def forward(self) -> OpSpec:
         """The loss itself."""
-        return OpSpec(self.name, self.summary, self.inputs, (LOSS, LSE), self.attributes)
+        return OpSpec(self.name, self.summary, self.inputs, (LOSS, *self.results), self.attributes)
 
     @property
     def grad(self) -> OpSpec:
         """The gradient with respect to the logits, from the upstream gradient `dloss`."""
+        inputs = (
+            replace(port, optional=port.optional and port.name not in self.drawn)
+            for port in self.inputs
+        )
         return OpSpec(
             f"{self.name}Grad",
             f"The gradient of {self.name} with respect to its logits.",
-            (DLOSS, *self.inputs),
+            (DLOSS, *inputs),
             (DLOGITS,),
             self.attributes,
         )
@@ -122,7 +134,7 @@ class LossSpec:
             f"{self.name}AndGrad",
             f"{self.name} and its gradient with respect to the logits, in one reading of them.",
             (DLOSS, *self.inputs),
-            (LOSS, DLOGITS, LSE),
+            (LOSS, DLOGITS, *self.results),
             self.attributes,
         )
 

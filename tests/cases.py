@@ -15,7 +15,10 @@ import ml_dtypes
 import numpy as np
 
 from tests import reference
-from tests.traits import HARD_ONLY, NARROW_ONLY, SHARED, SOFT_ONLY, WIDE_ONLY, Draft, Trait
+from tests.drafts import Draft, Trait
+from tests.mean_traits import HARD_MEANS, SOFT_MEANS
+from tests.option_traits import HARD_OPTIONS, SHARED_OPTIONS, SOFT_OPTIONS
+from tests.traits import HARD_ONLY, NARROW_ONLY, SHARED, SOFT_ONLY, WIDE_ONLY
 
 HARD = "softmax_cross_entropy_loss"
 SOFT = "soft_label_cross_entropy_loss"
@@ -37,11 +40,15 @@ class Inputs:
     labels: np.ndarray
     dloss: np.ndarray
     class_weights: np.ndarray | None
+    sample_weights: np.ndarray | None
 
     @property
     def feeds(self) -> dict[str, np.ndarray]:
         """The graph inputs by name; class weights are an initializer."""
-        return {"logits": self.logits, "labels": self.labels, "dloss": self.dloss}
+        given = {"logits": self.logits, "labels": self.labels, "dloss": self.dloss}
+        if self.sample_weights is not None:
+            given["sample_weights"] = self.sample_weights
+        return given
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,9 @@ class Case:
             if self.loss == HARD
             else rng.dirichlet(np.ones(classes), moved[:-1]),
             weights=rng.uniform(0.1, 3.0, classes) if self.trait.weighted else None,
+            sample_weights=np.asarray(rng.uniform(0.25, 1.5, moved[:-1]))
+            if self.trait.sampled
+            else None,
         )
         self.trait.change(draft)
         labels = draft.labels
@@ -104,16 +114,35 @@ class Case:
             if self.reduction == "none"
             else np.asarray(rng.uniform(0.25, 2.0), dtype),
             class_weights=None if draft.weights is None else draft.weights.astype(dtype),
+            sample_weights=None
+            if draft.sample_weights is None
+            else draft.sample_weights.astype(dtype),
         )
 
     @cached_property
     def truth(self) -> dict[str, np.ndarray]:
-        """Loss and gradient of the inputs as they are after rounding, in float64."""
+        """The outputs for the inputs as they are after rounding, in float64."""
         given = self.inputs
         loss, dlogits = getattr(reference, self.loss)(
-            given.logits, given.labels, given.dloss, given.class_weights, **self.attributes
+            given.logits,
+            given.labels,
+            given.dloss,
+            given.class_weights,
+            given.sample_weights,
+            **self.attributes,
         )
-        return {"loss": loss, "dlogits": dlogits}
+        truth = {"loss": loss, "dlogits": dlogits}
+        if self.trait.lse:
+            names = ("axis", "from_logits", "logit_softcap")
+            settings = {name: self.attributes[name] for name in names if name in self.attributes}
+            truth["lse"] = reference.lse(given.logits, **settings)
+        return truth
+
+    def dtype_of(self, output: str) -> str:
+        """The dtype of an output: the logits', but for lse, which is S."""
+        if output == "lse" and self.dtype != "float64":
+            return "float32"
+        return self.dtype
 
 
 def _cases(loss: str, traits: tuple[Trait, ...]) -> list[Case]:
@@ -131,7 +160,29 @@ def _cases(loss: str, traits: tuple[Trait, ...]) -> list[Case]:
     return cases
 
 
+def _option_cases(loss: str, traits: tuple[Trait, ...]) -> list[Case]:
+    """Each trait in float32, float64 and one of the 16-bit dtypes, in two reductions.
+
+    A mean's trait has one dtype, in turn: 50 ms go into the function body of each new combination
+    of attributes, to which the 16-bit dtypes and float32 are the same.
+    """
+    cases = []
+    for row, trait in enumerate(traits):
+        dtypes = ("float32", "float64", ("float16", "bfloat16")[row % 2])
+        if trait.reductions == ("mean",):
+            dtypes = (tuple(DTYPES)[row % 4],)
+        for column, dtype in enumerate(dtypes):
+            if dtype in trait.dtypes:
+                reduction = trait.reductions[(row + column % 2) % len(trait.reductions)]
+                integer = ("int64", "int32")[(row // 2 + column) % 2]
+                label_dtype = integer if loss == HARD else dtype
+                cases.append(Case(loss, trait, dtype, label_dtype, reduction))
+    return cases
+
+
 CASES: tuple[Case, ...] = (
     *_cases(HARD, (*SHARED, *HARD_ONLY, WIDE_ONLY, NARROW_ONLY)),
     *_cases(SOFT, (*SHARED, *SOFT_ONLY, WIDE_ONLY, NARROW_ONLY)),
+    *_option_cases(HARD, (*SHARED_OPTIONS, *HARD_OPTIONS, *HARD_MEANS)),
+    *_option_cases(SOFT, (*SHARED_OPTIONS, *SOFT_OPTIONS, *SOFT_MEANS)),
 )

@@ -24,6 +24,10 @@ class Draft:
 Change = Callable[[Draft], None]
 
 
+def unchanged(draft: Draft) -> None:
+    """No change."""
+
+
 @dataclass(frozen=True, eq=False)
 class Trait:
     """What is particular about a case: its shape, its settings, and a change to its inputs.
@@ -34,7 +38,7 @@ class Trait:
 
     name: str
     shape: tuple[int, ...]
-    change: Change = lambda draft: None
+    change: Change = unchanged
     axis: int = 1
     weighted: bool = False
     e: float = 0.0
@@ -153,7 +157,7 @@ def nan_ignored(draft: Draft) -> None:
 
 def zero_hit_weights(draft: Draft) -> None:
     assert draft.weights is not None
-    draft.weights[np.unique(draft.labels)] = 0.0
+    draft.weights[np.unique(target_of(draft))] = 0.0
 
 
 def zero_weights(draft: Draft) -> None:
@@ -244,7 +248,12 @@ def scale_logits(factor: float) -> Change:
     return change
 
 
-def pairs(draft: Draft) -> None:
-    """Every other position is the one before it."""
-    draft.logits[1::2] = draft.logits[0::2]
-    draft.labels[1::2] = draft.labels[0::2]
+def weighted_and_ignored(draft: Draft) -> None:
+    """Sample weights of every kind; positions whose weight is not finite are ignored."""
+    set_sample_weights(0.5, np.nan, 1.5, 0, np.inf, 0.25)(draft)
+    draft.labels[~np.isfinite(draft.sample_weights)] = -100
+
+
+def zero_first_hit_weight(draft: Draft) -> None:
+    assert draft.weights is not None
+    draft.weights[target_of(draft)[0]] = 0.0

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,15 +21,23 @@ OPSET = 19
 
 def config_of(case: Case) -> onnxloss.LossConfig:
     """The case's configuration."""
-    return onnxloss.LossConfig(case.op, case.attributes, class_weights=case.inputs.class_weights)
+    return onnxloss.LossConfig(
+        case.op,
+        case.attributes,
+        class_weights=case.inputs.class_weights,
+        sample_weights=case.trait.sampled,
+    )
 
 
 def export_case(case: Case, *, inline: bool = False) -> onnx.ModelProto:
     """The exported model of a case: loss and gradient from the operator that gives both."""
+    given = case.inputs
     return onnxloss.export(
         config_of(case),
-        logits=case.inputs.logits.shape,
-        labels=case.inputs.labels.shape,
+        logits=given.logits.shape,
+        labels=given.labels.shape,
+        sample_weights=None if given.sample_weights is None else given.sample_weights.shape,
+        outputs=("loss", "lse") if case.trait.lse else ("loss",),
         dtype=case.dtype,
         label_dtype=case.label_dtype,
         gradient=True,
@@ -65,24 +73,27 @@ def raw_model(
     attributes: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
     loss_shape: Sequence[int],
+    *,
+    lse: bool = False,
 ) -> onnx.ModelProto:
     """One node of each of `ops` over graph inputs like `arrays`, with the generic function bodies.
 
     Every port's name is the name of the graph's value: operators that give the same value are not
-    for one model.
+    for one model. With `lse` those that can give it do.
     """
-    stash = arrays["dloss"].dtype
+    stash, shape = arrays["dloss"].dtype, arrays["logits"].shape
     types = {
         "loss": (stash, tuple(loss_shape)),
-        "dlogits": (arrays["logits"].dtype, arrays["logits"].shape),
+        "dlogits": (arrays["logits"].dtype, shape),
+        "lse": (stash, tuple(np.delete(shape, attributes["axis"]).tolist()) if lse else ()),
     }
     nodes, outputs, functions, used = [], [], [], {}
     for op in ops:
-        names = [port.name for port in op.inputs if not port.optional or port.name in arrays]
-        used |= dict.fromkeys(names)
-        results = [port.name for port in op.outputs if not port.optional]
+        names = input_names(op, arrays)
+        used |= dict.fromkeys(filter(None, names))
+        results = [port.name for port in op.outputs if not port.optional or lse]
         nodes.append(helper.make_node(op.name, names, results, domain=DOMAIN, **attributes))
-        functions.append(build_function(spec, op, given=names, opset=OPSET))
+        functions.append(build_function(spec, op, given=[*names, *results], opset=OPSET))
         outputs += [
             helper.make_tensor_value_info(name, element_type(types[name][0]), types[name][1])
             for name in results
@@ -102,12 +113,22 @@ def raw_model(
     )
 
 
+def input_names(op: OpSpec, given: Container[str]) -> list[str]:
+    """The node's inputs: an optional one that is not given is empty, or left out at the end."""
+    names = [port.name if not port.optional or port.name in given else "" for port in op.inputs]
+    while not names[-1]:
+        names.pop()
+    return names
+
+
 def raw_arrays(case: Case) -> dict[str, np.ndarray]:
     """What the operators themselves take in a case: S instead of the logits' 16-bit dtype."""
     given, stash = case.inputs, stash_dtype(case.dtype)
     arrays = {**given.feeds, "dloss": given.dloss.astype(stash)}
-    if given.class_weights is not None:
-        arrays["class_weights"] = given.class_weights.astype(stash)
+    for name in ("class_weights", "sample_weights"):
+        weights = getattr(given, name)
+        if weights is not None:
+            arrays[name] = weights.astype(stash)
     return arrays
 
 
@@ -116,5 +137,10 @@ def separate_model(case: Case) -> onnx.ModelProto:
     spec = find_spec(case.op)
     attributes = node_attributes(spec, case.dtype, case.attributes)
     return raw_model(
-        spec, (spec.forward, spec.grad), attributes, raw_arrays(case), case.truth["loss"].shape
+        spec,
+        (spec.forward, spec.grad),
+        attributes,
+        raw_arrays(case),
+        case.truth["loss"].shape,
+        lse=case.trait.lse,
     )

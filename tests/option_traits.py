@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from tests.drafts import (
@@ -18,7 +16,6 @@ from tests.drafts import (
     not_finite,
     offset,
     offset_16_bit,
-    pairs,
     probabilities,
     scale_logits,
     scaled_probabilities,
@@ -26,10 +23,13 @@ from tests.drafts import (
     set_labels,
     set_logit,
     set_sample_weights,
+    unchanged,
     undefined_rows,
     unnormalised_probabilities,
     unused_weights,
+    weighted_and_ignored,
     zero_and_one,
+    zero_first_hit_weight,
     zero_hit_weights,
     zero_weight_at_neg_inf,
 )
@@ -37,36 +37,6 @@ from tests.drafts import (
 WIDE = ("float32", "float64")
 POSITION = {"class_weighting": "position"}
 PROBABILITIES = {"from_logits": 0}
-CANCELLING = (1.0, -1.0)
-EMPTY_MEANS = ("nan", "sum", "zero")
-
-
-def unchanged(draft: Any) -> None:
-    """No change."""
-
-
-def mean(name: str, shape: tuple[int, ...], change: Change = unchanged, **fields: Any) -> Trait:
-    """A trait that only a mean shows; the dtype matters to it by its S alone."""
-    return Trait(name, shape, change, reductions=("mean",), dtypes=WIDE, **fields)
-
-
-def empty_means(
-    name: str, shape: tuple[int, ...], change: Change, mean_over: tuple[str, ...], **fields: Any
-) -> tuple[Trait, ...]:
-    """One way to D = 0 with each denominator that it makes 0, and each answer to it."""
-    options = fields.pop("options", {})
-    return tuple(
-        mean(
-            f"{name}_{over}_{empty}",
-            shape,
-            change,
-            options={**options, "mean_over": over, "empty_mean": empty},
-            **fields,
-        )
-        for over in mean_over
-        for empty in EMPTY_MEANS
-    )
-
 
 SAMPLE_WEIGHTS: tuple[Trait, ...] = (
     # Without class weights the input before this one is left out.
@@ -118,7 +88,7 @@ CLASS_WEIGHTING: tuple[Trait, ...] = (
     Trait(
         "position_weights_zero",
         (6, 5),
-        in_turn(set_logit(-np.inf, at_target=True), zero_hit_weights),
+        in_turn(set_logit(-np.inf, at_target=True), zero_first_hit_weight),
         weighted=True,
         options=POSITION,
     ),
@@ -208,17 +178,17 @@ FROM_PROBABILITIES: tuple[Trait, ...] = (
 )
 
 SCORES: tuple[Trait, ...] = (
-    Trait("z_loss", (6, 10), options={"z_loss": 0.1}, lse=True),
-    Trait("z_loss_smoothed", (6, 10), weighted=True, e=0.1, options={"z_loss": 0.01}),
-    Trait("z_loss_sampled", (2, 3, 4), sampled=True, options={"z_loss": 0.1}),
+    Trait("z_loss", (6, 10), options={"z_loss": 0.125}, lse=True),
+    Trait("z_loss_smoothed", (6, 10), weighted=True, e=0.1, options={"z_loss": 0.0078125}),
+    Trait("z_loss_sampled", (2, 3, 4), sampled=True, options={"z_loss": 0.125}),
     # u_i weighs the square too; w_c does not: it stays where every coefficient is 0.
-    Trait("z_loss_position", (6, 10), weighted=True, options={**POSITION, "z_loss": 0.1}),
-    Trait("z_loss_zero_weights", (4, 12), zero_hit_weights, weighted=True, options={"z_loss": 0.1}),
-    Trait("z_loss_wide", (2, 21, 83), weighted=True, options={"z_loss": 0.1}),
+    Trait("z_loss_position", (6, 10), weighted=True, options={**POSITION, "z_loss": 0.125}),
+    Trait("z_loss_zero_weights", (4, 12), zero_hit_weights, weighted=True, options={"z_loss": 0.125}),
+    Trait("z_loss_wide", (2, 21, 83), weighted=True, options={"z_loss": 0.125}),
     # All of the loss is the square of the only logit.
-    Trait("z_loss_one_class", (4, 1), options={"z_loss": 0.1}, lse=True),
-    Trait("z_loss_offset_1000", (6, 5), offset_16_bit, options={"z_loss": 1e-4}, lse=True),
-    Trait("z_loss_neg_inf", (6, 5), set_logit(-np.inf, at_target=False), options={"z_loss": 0.1}),
+    Trait("z_loss_one_class", (4, 1), options={"z_loss": 0.125}, lse=True),
+    Trait("z_loss_offset_1000", (6, 5), offset_16_bit, options={"z_loss": 2.0**-13}, lse=True),
+    Trait("z_loss_neg_inf", (6, 5), set_logit(-np.inf, at_target=False), options={"z_loss": 0.125}),
     # Beyond the cap almost everywhere, within it, and far within it.
     Trait("softcap_small", (6, 10), options={"logit_softcap": 0.5}, lse=True),
     Trait("softcap_30", (6, 10), scale_logits(10.0), options={"logit_softcap": 30.0}, lse=True),
@@ -228,7 +198,7 @@ SCORES: tuple[Trait, ...] = (
     # What is infinite is cap or -cap: no row but one of nan is undefined.
     Trait("softcap_not_finite", (6, 5), not_finite, options={"logit_softcap": 2.0}, lse=True),
     Trait("softcap_smoothed", (6, 10), weighted=True, e=0.1, options={"logit_softcap": 4.0}),
-    Trait("softcap_z_loss", (2, 3, 4), options={"logit_softcap": 4.0, "z_loss": 0.1}, lse=True),
+    Trait("softcap_z_loss", (2, 3, 4), options={"logit_softcap": 4.0, "z_loss": 0.125}, lse=True),
     Trait("softcap_wide", (2, 21, 83), weighted=True, options={"logit_softcap": 4.0}),
     Trait("softcap_axis_first", (5, 4), axis=0, sampled=True, options={"logit_softcap": 4.0}),
     # The output lse of rows that are hard elsewhere.
@@ -243,76 +213,20 @@ SCORES: tuple[Trait, ...] = (
 
 def everything(name: str, shape: tuple[int, ...], mean_over: str, change: Change) -> Trait:
     """All options at once."""
-    options = {**POSITION, "mean_over": mean_over, "z_loss": 0.01, "logit_softcap": 8.0}
+    options = {**POSITION, "mean_over": mean_over, "z_loss": 0.0078125, "logit_softcap": 8.0}
     return Trait(name, shape, change, weighted=True, e=0.1, sampled=True, lse=True, options=options)
 
 
 SHARED_OPTIONS = (*SAMPLE_WEIGHTS, *CLASS_WEIGHTING, *FROM_PROBABILITIES, *SCORES)
 
-SOME_IGNORED = in_turn(
-    set_labels(1, 2, label=-100), set_sample_weights(0.5, np.nan, np.inf, 0, 1.5, 0)
-)
-
 HARD_OPTIONS: tuple[Trait, ...] = (
-    *(
-        mean(f"mean_over_{over}{name}", (7, 10), change, options={"mean_over": over}, **fields)
-        for over in ("weights", "positions", "valid", "nonzero")
-        for name, change, fields in (
-            ("", unchanged, {}),
-            ("_ignored", set_labels(0, 4, label=-100), {"weighted": True, "e": 0.1}),
-            ("_sampled", SOME_IGNORED, {"weighted": True, "sampled": True}),
-        )
-    ),
-    *(
-        mean(
-            f"mean_over_{over}_position",
-            (7, 10),
-            SOME_IGNORED,
-            weighted=True,
-            e=0.1,
-            sampled=True,
-            options={**POSITION, "mean_over": over},
-        )
-        for over in ("weights", "nonzero")
-    ),
-    *empty_means(
-        "all_ignored",
-        (4, 5),
-        set_all_labels(-100),
-        ("weights", "valid", "nonzero"),
-        weighted=True,
-        sampled=True,
-    ),
-    # N is not 0: a mean of nothing over four positions.
-    mean("all_ignored_positions", (4, 5), set_all_labels(-100), options={"mean_over": "positions"}),
-    *empty_means(
-        "no_positions", (0, 5), unchanged, ("weights", "positions", "valid", "nonzero"), e=0.1
-    ),
-    # Smoothing gives the sum a value.
-    *empty_means("no_hit", (4, 12), zero_hit_weights, ("weights",), weighted=True, e=0.1),
-    *empty_means("no_weight", (4, 5), set_sample_weights(0), ("weights", "nonzero"), sampled=True),
-    *empty_means(
-        "cancelled",
-        (4, 5),
-        in_turn(pairs, scale_logits(0.5), set_sample_weights(*CANCELLING)),
-        ("weights",),
-        sampled=True,
-    ),
-    *empty_means(
-        "no_position_weight",
-        (4, 12),
-        zero_hit_weights,
-        ("weights",),
-        weighted=True,
-        options=POSITION,
-    ),
     # An ignored position may have any weight, and its lse is there nevertheless.
-    Trait("sample_weights_ignored", (6, 10), SOME_IGNORED, sampled=True, lse=True),
+    Trait("sample_weights_ignored", (6, 10), weighted_and_ignored, sampled=True, lse=True),
     Trait("lse_ignored", (2, 3, 4), set_labels(0, 7, label=-100), lse=True),
     Trait("lse_nan_ignored", (6, 5), nan_ignored, lse=True),
     Trait("lse_all_ignored", (4, 5), set_all_labels(-100), lse=True),
-    Trait("z_loss_ignored", (6, 10), set_labels(1, 3, label=-100), options={"z_loss": 0.1}),
-    Trait("z_loss_nan_ignored", (6, 5), nan_ignored, options={"z_loss": 0.1}, lse=True),
+    Trait("z_loss_ignored", (6, 10), set_labels(1, 3, label=-100), options={"z_loss": 0.125}),
+    Trait("z_loss_nan_ignored", (6, 5), nan_ignored, options={"z_loss": 0.125}, lse=True),
     Trait("softcap_ignored", (6, 5), nan_ignored, options={"logit_softcap": 3.0}, lse=True),
     Trait(
         "probabilities_ignored",
@@ -338,43 +252,13 @@ HARD_OPTIONS: tuple[Trait, ...] = (
         weighted=True,
         options=POSITION,
     ),
-    everything("everything", (6, 10), "nonzero", SOME_IGNORED),
-    everything("everything_wide", (2, 21, 83), "valid", SOME_IGNORED),
-    everything("everything_many_classes", (7, 65537), "weights", SOME_IGNORED),
+    everything("everything", (6, 10), "nonzero", weighted_and_ignored),
+    everything("everything_wide", (2, 21, 83), "valid", weighted_and_ignored),
+    everything("everything_many_classes", (4, 65537), "weights", weighted_and_ignored),
 )
 
 SOFT_OPTIONS: tuple[Trait, ...] = (
-    *(
-        mean(f"mean_over_{over}{name}", (7, 10), change, options={"mean_over": over}, **fields)
-        for over in ("positions", "weights", "nonzero")
-        for name, change, fields in (
-            ("", unchanged, {}),
-            ("_weighted", unchanged, {"weighted": True, "e": 0.1}),
-            ("_sampled", set_sample_weights(0.5, 0, 1.5), {"weighted": True, "sampled": True}),
-        )
-    ),
-    mean(
-        "mean_over_weights_position",
-        (7, 10),
-        set_sample_weights(0.5, 0, 1.5),
-        weighted=True,
-        e=0.1,
-        sampled=True,
-        options={**POSITION, "mean_over": "weights"},
-    ),
-    *empty_means("no_positions", (0, 5), unchanged, ("positions", "weights", "nonzero"), e=0.1),
-    *empty_means("no_weight", (4, 5), set_sample_weights(0), ("weights", "nonzero"), sampled=True),
-    *empty_means("cancelled", (4, 5), set_sample_weights(*CANCELLING), ("weights",), sampled=True),
-    # One-hot labels of classes without weight.
-    *empty_means(
-        "no_position_weight",
-        (4, 12),
-        zero_hit_weights,
-        ("weights",),
-        weighted=True,
-        options=POSITION,
-    ),
-    # u_i is a weighted sum of labels that need not add up to 1, with weights of 1 if there are none.
+    # u_i is a weighted sum of labels that need not add up to 1, also with no weights but 1.
     Trait(
         "position_weights_unnormalised",
         (6, 10),
@@ -389,9 +273,9 @@ SOFT_OPTIONS: tuple[Trait, ...] = (
         (6, 10),
         scaled_probabilities,
         weighted=True,
-        options={"z_loss": 0.1},
+        options={"z_loss": 0.125},
     ),
     everything("everything", (7, 10), "nonzero", set_sample_weights(0.5, 0, -1.5)),
-    everything("everything_wide", (2, 21, 83), "weights", scaled_probabilities),
+    everything("everything_wide", (2, 21, 83), "weights", unchanged),
     everything("everything_many_classes", (3, 65537), "weights", unchanged),
 )

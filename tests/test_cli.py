@@ -98,6 +98,38 @@ def test_export_takes_every_other_option() -> None:
     assert model.graph.input[1].type.tensor_type.shape.dim[0].dim_value == 8
 
 
+@pytest.mark.parametrize(
+    ("options", "config"),
+    [
+        (
+            ["--api", "paddle.nn.CrossEntropyLoss", "--weight", "1,2,3", "--set", "axis=-1"],
+            onnxloss.from_paddle("paddle.nn.CrossEntropyLoss", weight=[1, 2, 3], axis=-1),
+        ),
+        (
+            ["--api", "keras.losses.SparseCategoricalCrossentropy", "--set", "from_logits=True"],
+            onnxloss.from_tf("keras.losses.SparseCategoricalCrossentropy", from_logits=True),
+        ),
+        (
+            ["--api", "SoftmaxCrossEntropyLoss", "--set", "weights=[1,2,3]"],
+            onnxloss.from_onnx("SoftmaxCrossEntropyLoss", weights=[1, 2, 3]),
+        ),
+    ],
+    ids=["paddle", "keras", "onnx"],
+)
+def test_export_knows_the_other_frameworks(options: list[str], config: onnxloss.LossConfig) -> None:
+    assert main(["export", *options, "--logits", "N,3", "-o", "loss.onnx"]) == 0
+    assert onnx.load("loss.onnx") == onnxloss.export(config, logits=("N", 3))
+
+
+def test_sample_weights_become_an_input(forward: Path) -> None:
+    api = ["--api", "tf.compat.v1.losses.softmax_cross_entropy"]
+    assert main(["export", *api, "--logits", "N,3", "--sample-weights", "N", "-o", "a.onnx"]) == 0
+    options = ["--logits", "scores", "--sample-weights", "importance", "-o", "b.onnx"]
+    assert main(["append", str(forward), *api, *options]) == 0
+    assert names(onnx.load("a.onnx").graph.input) == ["logits", "labels", "sample_weights"]
+    assert sorted(names(onnx.load("b.onnx").graph.input)) == ["importance", "labels", "x"]
+
+
 def test_export_reads_weights_from_a_file() -> None:
     np.save("weights.npy", np.array([1, 2, 0.5], np.float32))
     assert export("--weight-file", "weights.npy") == 0

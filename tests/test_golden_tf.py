@@ -8,9 +8,9 @@ from functools import cache
 
 import numpy as np
 import onnx
-import onnxloss
 import pytest
 
+import onnxloss
 from tests import golden_cases as golden
 from tests import reference
 from tests.runtime import RUNTIME_ERRORS, dtype_of, run_model
@@ -117,7 +117,7 @@ def test_named_difference(case: golden.GoldenCase, way: str) -> None:
 @ways
 @of_kind("error")
 def test_error(case: golden.GoldenCase, way: str) -> None:
-    """What is refused there is refused: when exported, or where a label's value is at fault, run."""
+    """What is refused there is refused: when exported, or when run for a label's value."""
     with pytest.raises((onnxloss.LossError, *RUNTIME_ERRORS)):
         run_case(case, way)
 

@@ -37,7 +37,7 @@ def separate_body_outputs(case: Case) -> dict[str, np.ndarray]:
 def test_function_body(case: Case) -> None:
     outputs = body_outputs(case)
     for name, truth in case.truth.items():
-        assert outputs[name].dtype.name == case.dtype
+        assert outputs[name].dtype.name == case.dtype_of(name)
         assert_body(outputs[name], truth, case.classes, name)
 
 
@@ -48,7 +48,7 @@ def test_inlined(case: Case) -> None:
     assert DOMAIN not in {opset.domain for opset in model.opset_import}
     outputs = run_model(model, case.inputs.feeds)
     for name, truth in case.truth.items():
-        assert outputs[name].dtype.name == case.dtype
+        assert outputs[name].dtype.name == case.dtype_of(name)
         assert_body(outputs[name], truth, case.classes, name)
 
 

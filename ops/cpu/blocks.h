@@ -135,10 +135,10 @@ inline void Fence() {
 #endif
 }
 
-// Writes an output from its beginning to its end, with `stream` past the caches: for outputs that no
-// cache could hold until they are read. The target may have any alignment; what does not fill a line
-// waits for the next piece, so that only the first and last line are written in part. Call Finish
-// at the end, and Fence before another thread reads the output.
+// Writes an output from its beginning to its end, with `stream` past the caches: for outputs that
+// no cache could hold until they are read. The target may have any alignment; what does not fill a
+// line waits for the next piece, so that only the first and last line are written in part. Call
+// Finish at the end, and Fence before another thread reads the output.
 template <class T>
 class Writer {
  public:
@@ -163,6 +163,18 @@ class Writer {
     for (int64_t i = 0; i < bytes; i += kPiece) {
       Put(kZeros, bytes - i < kPiece ? bytes - i : kPiece);
     }
+  }
+
+  // The place of the next n elements, which the caller then streams itself; null unless they are
+  // whole lines.
+  char* TakeLines(int64_t n) {
+    const int64_t bytes = n * static_cast<int64_t>(sizeof(T));
+    const bool whole = waiting_ == 0 && bytes % kLine == 0 &&
+                       (reinterpret_cast<uintptr_t>(target_) & (kLine - 1)) == 0;
+    if (!stream_ || !whole) return nullptr;
+    char* taken = target_;
+    target_ += bytes;
+    return taken;
   }
 
   void Finish() {

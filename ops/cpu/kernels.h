@@ -62,7 +62,7 @@ int64_t PositionsPerTask(int64_t classes, int64_t positions);
 int64_t LabelsPerScan();
 
 // Rows no shorter than this are summed one by one, shorter ones many at a time.
-constexpr int64_t kSmallestLongRow = 96;
+constexpr int64_t kSmallestLongRow = 192;
 // Positions that a tile handles side by side.
 constexpr int64_t kTileLanes = 64;
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The CPU kernels for one instruction set: compiled once for each, with ONNXLOSS_TARGET its name.
 #include "cpu/kernels.h"
-
 #include "cpu/long_rows.h"
 #include "cpu/tiles.h"
 

@@ -203,8 +203,8 @@ inline void GradientRow(const Row formula, const Acc* __restrict labels, Acc wei
     Acc value = row[j] * results.factor[j];
     if constexpr (Row::kDense) {
       const Acc a = formula.Coefficient(Row::kHasTarget ? Acc{0} : labels[j], weight);
-      value = DenseGradient(row[j], results.total[j], a, results.sum_minus_one[j],
-                            results.scale[j]);
+      value =
+          DenseGradient(row[j], results.total[j], a, results.sum_minus_one[j], results.scale[j]);
     }
     row[j] = live[j] != 0 ? value : Acc{0};
   }

@@ -47,13 +47,13 @@ LogUniform::LogUniform(int64_t classes)
     : classes_(classes),
       log_range_(static_cast<float>(std::log(static_cast<double>(classes + 1)))) {}
 
-float LogUniform::Probability(int64_t value) const {
+double LogUniform::Probability(int64_t value) const {
   const double v = static_cast<double>(value);
-  return static_cast<float>(std::log((v + 2) / (v + 1)) / static_cast<double>(log_range_));
+  return std::log((v + 2) / (v + 1)) / static_cast<double>(log_range_);
 }
 
 double LogUniform::ExpectedCount(int64_t value, int64_t num_samples, int64_t num_tries) const {
-  const double p = static_cast<double>(Probability(value));
+  const double p = Probability(value);
   if (num_tries == num_samples) return p * static_cast<double>(num_samples);
   return -std::expm1(static_cast<double>(num_tries) * std::log1p(-p));
 }

@@ -7,12 +7,13 @@
 
 namespace onnxloss {
 
-// p(v) = log((v + 2) / (v + 1)) / log(K + 1), v in [0, K), rounded to float as Paddle holds it.
+// p(v) = log((v + 2) / (v + 1)) / log(K + 1), v in [0, K), with the divisor rounded to float: Paddle
+// holds it so, and it takes part in the draws.
 class LogUniform {
  public:
   explicit LogUniform(int64_t classes);
 
-  float Probability(int64_t value) const;
+  double Probability(int64_t value) const;
   // How often `value` is expected among `num_samples` distinct ones that `num_tries` draws gave.
   double ExpectedCount(int64_t value, int64_t num_samples, int64_t num_tries) const;
   // The value that `uniform` in [0, 1) is mapped to.

@@ -40,6 +40,18 @@ inline void ExpOf(const Acc* __restrict x, int64_t n, Acc max, Acc* __restrict e
   for (int64_t i = 0; i < whole; ++i) e[i] = ExpNonPositive(x[i] - max);
 }
 
+// factor * exp(x - max), line by line from the registers to memory.
+template <class Acc>
+inline void StreamScaledExp(const Acc* __restrict x, int64_t n, Acc max, Acc factor, char* target) {
+  constexpr int64_t kPerLine = kLine / static_cast<int64_t>(sizeof(Acc));
+  for (int64_t i = 0; i < n; i += kPerLine) {
+    alignas(kLine) Acc line[kPerLine];
+#pragma omp simd
+    for (int64_t j = 0; j < kPerLine; ++j) line[j] = ExpNonPositive(x[i + j] - max) * factor;
+    StreamLine(target + i * static_cast<int64_t>(sizeof(Acc)), reinterpret_cast<const char*>(line));
+  }
+}
+
 enum class Sum { kBelowMax, kWithMax };
 enum class Keep { kNothing, kExponentials };
 
@@ -161,16 +173,14 @@ struct LongRows {
     if (keeps) kept_max[first / kRowBlock] = stats.max;
   }
 
-  void FormGradient(const Acc* e, int64_t n, const RowSoftmax<Acc>& softmax, Acc total,
-                    Acc scale) {
+  void FormGradient(const Acc* e, int64_t n, const RowSoftmax<Acc>& softmax, Acc total, Acc scale) {
     const int64_t whole = n / kGroup * kGroup;
     const Acc sum_minus_one = softmax.sum_minus_one;
     const Acc factor = total * scale;
 #pragma omp simd
     for (int64_t i = 0; i < whole; ++i) {
-      block[i] = Row::kDense
-                     ? DenseGradient(e[i], total, coefficients[i], sum_minus_one, scale)
-                     : e[i] * factor;
+      block[i] = Row::kDense ? DenseGradient(e[i], total, coefficients[i], sum_minus_one, scale)
+                             : e[i] * factor;
     }
   }
 
@@ -185,12 +195,24 @@ struct LongRows {
         const Acc e_max = ExpNonPositive(kept_max[first / kRowBlock] - softmax.max);
         FormGradient(kept + first, RoundUp(n), softmax, total * e_max, scale);
       } else {
-        ExpOf(LoadLogits(first, n), RoundUp(n), softmax.max, block);
+        const Acc* x = LoadLogits(first, n);
+        if (StreamPlain(x, n, softmax.max, total * scale, label - first)) continue;
+        ExpOf(x, RoundUp(n), softmax.max, block);
         FormGradient(block, RoundUp(n), softmax, total, scale);
       }
       if (label >= first && label < first + n) block[label - first] = at_target;
       writer.Write(block, n);
     }
+  }
+
+  // The commonest block without a detour through the first cache; false where it is not one.
+  bool StreamPlain(const Acc* x, int64_t n, Acc max, Acc factor, int64_t target) {
+    if constexpr (Row::kDense || sizeof(T) != sizeof(Acc)) return false;
+    if (target >= 0 && target < n) return false;
+    char* lines = writer.TakeLines(n);
+    if (lines == nullptr) return false;
+    StreamScaledExp(x, n, max, factor, lines);
+    return true;
   }
 
   // Writes the row's gradient and returns its loss.

@@ -74,15 +74,13 @@ OrtStatus* ReadSmoothing(const Reader& read, ElementType type, double* smoothing
   if (OrtStatus* status = read.Float("label_smoothing", &high)) return status;
   if (OrtStatus* status = read.Float("label_smoothing_low", &low)) return status;
   if (!(low == 0 || type == ElementType::kFloat64)) {
-    return InvalidArgument(read.api, read.op, "label_smoothing_low",
-                           ToString(low),
+    return InvalidArgument(read.api, read.op, "label_smoothing_low", ToString(low),
                            std::string("0 for ") + NameOf(type) + " logits");
   }
   *smoothing = static_cast<double>(high) + static_cast<double>(low);
   if (!(*smoothing >= 0 && *smoothing <= 1)) {
     return InvalidArgument(read.api, read.op, "label_smoothing",
-                           low == 0 ? ToString(high) : ToString(*smoothing),
-                           "a number in [0, 1]");
+                           low == 0 ? ToString(high) : ToString(*smoothing), "a number in [0, 1]");
   }
   return nullptr;
 }

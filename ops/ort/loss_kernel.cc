@@ -118,8 +118,7 @@ LossProblem Describe(const LossKernel& kernel, const Inputs& inputs, const View&
   problem.dloss = inputs.dloss.data;
   problem.dloss_per_position = kernel.attributes.reduction == Reduction::kNone;
   problem.denominator = 1;
-  problem.stream =
-      view.positions() * view.classes * BytesOf(kernel.op.type) >= kStreamFrom;
+  problem.stream = view.positions() * view.classes * BytesOf(kernel.op.type) >= kStreamFrom;
   if (problem.label_smoothing > 0) problem.total_weight = TotalWeight(problem);
   return problem;
 }
@@ -155,8 +154,8 @@ OrtStatus* Compute(const LossKernel& kernel, OrtKernelContext* context) {
     if (!reduced) problem.loss = loss;
   }
   if (op.has_gradient()) {
-    if (OrtStatus* status = GetOutput(kernel.api, context, op.dlogits(), inputs.logits.shape,
-                                      &problem.dlogits)) {
+    if (OrtStatus* status =
+            GetOutput(kernel.api, context, op.dlogits(), inputs.logits.shape, &problem.dlogits)) {
       return status;
     }
   }

@@ -6,6 +6,7 @@
 
 #include "cpu/kernels.h"
 #include "ort/loss_kernel.h"
+#include "ort/sampled_kernel.h"
 #include "ort/status.h"
 
 #if defined(_WIN32)
@@ -128,7 +129,7 @@ OrtStatus* MakeDomain(const OrtApi& api, OrtCustomOpDomain** domain) {
   for (const Registration& registration : registrations) {
     if (OrtStatus* status = api.CustomOpDomain_Add(*domain, &registration)) return status;
   }
-  return nullptr;
+  return AddSampledOperators(api, *domain);
 }
 
 OrtStatus* DomainFor(const OrtApi& api, OrtCustomOpDomain** domain) {
@@ -159,7 +160,8 @@ ONNXLOSS_EXPORT onnxloss::ort::OrtStatus* RegisterCustomOps(
     // The first slot has been the same since the first version.
     const OrtApi* oldest = base->GetApi(1);
     if (oldest == nullptr) return nullptr;
-    return oldest->CreateStatus(ORT_FAIL, "onnxloss: ONNX Runtime is too old; expected 1.19 or newer.");
+    return oldest->CreateStatus(ORT_FAIL,
+                                "onnxloss: ONNX Runtime is too old; expected 1.19 or newer.");
   }
   return Guarded(*api, "onnxloss", [&]() -> OrtStatus* {
     OrtCustomOpDomain* domain = nullptr;
@@ -168,8 +170,9 @@ ONNXLOSS_EXPORT onnxloss::ort::OrtStatus* RegisterCustomOps(
   });
 }
 
-// Makes every kernel of this process use "v2", "v3" or "v4" (x86-64), "baseline" (elsewhere), or the
-// best one again with "auto". Returns 0, or 1 and changes nothing where this machine cannot run it.
+// Makes every kernel of this process use "v2", "v3" or "v4" (x86-64), "baseline" (elsewhere), or
+// the best one again with "auto". Returns 0, or 1 and changes nothing where this machine cannot run
+// it.
 ONNXLOSS_EXPORT int OnnxLossSetInstructionSet(const char* name) {
   return name != nullptr && onnxloss::SetInstructionSet(name) ? 0 : 1;
 }

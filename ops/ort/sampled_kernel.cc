@@ -3,7 +3,11 @@
 
 #include <atomic>
 #include <cmath>
+#include <cstring>
+#include <memory>
+#include <new>
 #include <string>
+#include <vector>
 
 #include "cpu/log_uniform.h"
 #include "ort/sampled_tensors.h"
@@ -78,7 +82,6 @@ SampledProblem Describe(const SampledLossKernel& kernel, const SampledInputs& in
 
 // One parallel loop: task i covers rows [i * step, (i + 1) * step).
 struct Loop {
-  const SampledLossKernel& kernel;
   const SampledProblem& problem;
   SampledRun run;
   int64_t step;
@@ -87,24 +90,20 @@ struct Loop {
 
 void Task(void* data, size_t task) {
   Loop& loop = *static_cast<Loop*>(data);
-  const OrtApi& api = loop.kernel.api;
   const int64_t first = static_cast<int64_t>(task) * loop.step;
   const int64_t end = first + loop.step;
   const size_t bytes = static_cast<size_t>(SampledScratchBytes(loop.problem));
-  void* scratch = nullptr;
-  OrtStatus* status = api.AllocatorAlloc(loop.kernel.allocator, bytes, &scratch);
-  if (status == nullptr && scratch != nullptr) {
-    loop.run(loop.problem, first, end < loop.problem.rows ? end : loop.problem.rows, scratch);
-    status = api.AllocatorFree(loop.kernel.allocator, scratch);
-  } else {
+  const std::unique_ptr<char[]> scratch(new (std::nothrow) char[bytes]);
+  if (scratch == nullptr) {
     loop.out_of_memory = true;
+    return;
   }
-  if (status != nullptr) api.ReleaseStatus(status);
+  loop.run(loop.problem, first, end < loop.problem.rows ? end : loop.problem.rows, scratch.get());
 }
 
 OrtStatus* RunTasks(const SampledLossKernel& kernel, const OrtKernelContext* context,
                     const SampledProblem& problem) {
-  Loop loop{kernel, problem, SampledKernel(), SampledRowsPerTask(problem)};
+  Loop loop{problem, SampledKernel(), SampledRowsPerTask(problem)};
   const size_t tasks = static_cast<size_t>((problem.rows + loop.step - 1) / loop.step);
   if (tasks == 1) {
     Task(&loop, 0);
@@ -221,10 +220,7 @@ OrtStatus* Compute(const SampledLossKernel& kernel, OrtKernelContext* context) {
 
 }  // namespace
 
-void DestroySampledLossKernel(SampledLossKernel* kernel) {
-  kernel->api.ReleaseAllocator(kernel->allocator);
-  delete kernel;
-}
+void DestroySampledLossKernel(SampledLossKernel* kernel) { delete kernel; }
 
 OrtStatus* ComputeSampledLoss(const SampledLossKernel& kernel, OrtKernelContext* context) {
   return Guarded(kernel.api, kernel.op.name, [&] { return Compute(kernel, context); });

@@ -50,7 +50,6 @@ struct SampledLossKernel {
   const OrtApi& api;
   SampledOperator op;
   SampledAttributes attributes;
-  OrtAllocator* allocator;  // the session's
 };
 
 OrtStatus* CreateSampledLossKernel(const OrtApi& api, const SampledOperator& op,
@@ -60,7 +59,7 @@ void DestroySampledLossKernel(SampledLossKernel* kernel);
 // Checks every shape, label and given sample before it asks for an output.
 OrtStatus* ComputeSampledLoss(const SampledLossKernel& kernel, OrtKernelContext* context);
 
-// Adds the operators to a domain that must not outlive this library.
+// Adds the operators to a domain that lives no longer than this library.
 OrtStatus* AddSampledOperators(const OrtApi& api, OrtCustomOpDomain* domain);
 
 }  // namespace onnxloss::ort

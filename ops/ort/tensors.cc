@@ -19,6 +19,8 @@ OrtStatus* ReadShape(const OrtApi& api, const OrtValue* value, Shape* shape) {
   return status;
 }
 
+}  // namespace
+
 OrtStatus* ReadInput(const OrtApi& api, const OrtKernelContext* context, size_t index,
                      Tensor* tensor) {
   size_t count = 0;
@@ -37,6 +39,8 @@ OrtStatus* ReadInput(const OrtApi& api, const OrtKernelContext* context, size_t 
   tensor->present = true;
   return nullptr;
 }
+
+namespace {
 
 OrtStatus* ExpectShape(const LossKernel& kernel, const char* name, const Tensor& tensor,
                        const Shape& expected) {
@@ -110,12 +114,11 @@ OrtStatus* CheckShapes(const LossKernel& kernel, const Inputs& inputs, View* vie
   }
   if (!op.has_gradient()) return nullptr;
   const bool per_position = kernel.attributes.reduction == Reduction::kNone;
-  return ExpectShape(kernel, "dloss", inputs.dloss,
-                     per_position ? view->positions_shape : Shape{});
+  return ExpectShape(kernel, "dloss", inputs.dloss, per_position ? view->positions_shape : Shape{});
 }
 
-OrtStatus* GetOutput(const OrtApi& api, OrtKernelContext* context, size_t index,
-                     const Shape& shape, void** data) {
+OrtStatus* GetOutput(const OrtApi& api, OrtKernelContext* context, size_t index, const Shape& shape,
+                     void** data) {
   *data = nullptr;
   size_t count = 0;
   if (OrtStatus* status = api.KernelContext_GetOutputCount(context, &count)) return status;

@@ -32,8 +32,11 @@ struct View {
 
 OrtStatus* ReadInputs(const LossKernel& kernel, const OrtKernelContext* context, Inputs* inputs);
 OrtStatus* CheckShapes(const LossKernel& kernel, const Inputs& inputs, View* view);
+// The input of the node's call; not present where the node leaves it out.
+OrtStatus* ReadInput(const OrtApi& api, const OrtKernelContext* context, size_t index,
+                     Tensor* tensor);
 // Allocates the output; null data where the node leaves it out.
-OrtStatus* GetOutput(const OrtApi& api, OrtKernelContext* context, size_t index,
-                     const Shape& shape, void** data);
+OrtStatus* GetOutput(const OrtApi& api, OrtKernelContext* context, size_t index, const Shape& shape,
+                     void** data);
 
 }  // namespace onnxloss::ort

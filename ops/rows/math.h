@@ -2,6 +2,8 @@
 // Elementary functions that compilers vectorise: no branches, no calls, no tables.
 #pragma once
 
+#include <math.h>
+
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -52,7 +54,9 @@ SCE_HD To BitCast(From from) {
 
 template <class Acc>
 SCE_HD Acc Infinity() {
-  return std::numeric_limits<Acc>::infinity();
+  // A constant, because a call would leave a function that all instruction sets share.
+  constexpr Acc kInfinity = std::numeric_limits<Acc>::infinity();
+  return kInfinity;
 }
 
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__CUDACC__)
@@ -83,8 +87,8 @@ SCE_HD float ScaledExp(float x) {
   const float shifted = x * 0x1.715476p+0f + kRound;
   const float n = shifted - kRound;
   // A fused product is exact, and then the part of ln 2 beyond a float is less than half an ulp.
-  const float r = kFusedMultiplyAdd ? x - n * 0x1.62e430p-1f
-                                    : (x - n * 0x1.63p-1f) + n * 0x1.bd0106p-13f;
+  const float r =
+      kFusedMultiplyAdd ? x - n * 0x1.62e430p-1f : (x - n * 0x1.63p-1f) + n * 0x1.bd0106p-13f;
   float q = 1.3814467059e-3f;
   q = q * r + 8.3687804112e-3f;
   q = q * r + 4.1668394211e-2f;
@@ -178,8 +182,7 @@ SCE_HD Acc Log1pNonNegative(Acc x) {
   const SignedBits k = static_cast<SignedBits>(shifted >> K::kMantissa) -
                        static_cast<SignedBits>(K::kOne >> K::kMantissa);
   const Acc lost = (x < 1 ? x - (u - 1) : 1 - (u - x)) / u;
-  const Acc mantissa =
-      BitCast<Acc>((shifted & ((Bits{1} << K::kMantissa) - 1)) + K::kSqrtHalf) - 1;
+  const Acc mantissa = BitCast<Acc>((shifted & ((Bits{1} << K::kMantissa) - 1)) + K::kSqrtHalf) - 1;
   const Acc f = k == 0 ? x : mantissa;
   const Acc low = k == 0 ? Acc{0} : lost;
   const Acc n = static_cast<Acc>(k);
@@ -188,6 +191,11 @@ SCE_HD Acc Log1pNonNegative(Acc x) {
   const Acc tail = s * (half_square + K::Polynomial(s * s)) + (n * K::kLn2Low + low);
   return ((tail - half_square) + f) + n * K::kLn2High + (x - x);
 }
+
+// The C library's logarithm, for what is formed once per row: std::log would leave a function that
+// all instruction sets share.
+SCE_HD float Log(float x) { return ::logf(x); }
+SCE_HD double Log(double x) { return ::log(x); }
 
 SCE_HD float ToFloat(float value) { return value; }
 SCE_HD double ToFloat(double value) { return value; }

@@ -13,8 +13,9 @@ namespace onnxloss::ONNXLOSS_TARGET {
 //   dlogits_c = k (p_c A - a_c);   at the target with p_y - 1 formed as -(sum - e_y) / sum
 //
 // x is [C], the accumulator Acc is float for float16, bfloat16 and float32 logits, double for
-// float64. Max error of loss and dlogits: 8 ulp of Acc for 99.9 % of random rows and 32 ulp always
-// for |x_c - max| <= 16; where terms of both signs meet (e > 0), ulp of the greater term.
+// float64. Max error of the loss: 8 ulp of Acc. Of dlogits: 8 ulp for 99.9 % of the elements of
+// standard normal rows, 32 ulp always where |x_c - max| <= 30, whose rounding is most of it; where
+// terms of both signs meet (e > 0), ulp of the greater term. float16 and bfloat16 dlogits: 1 ulp.
 // Undefined for a label outside [0, C): callers check labels first.
 template <class Acc, bool kSmoothed>
 struct SoftmaxCrossEntropyLossRow {
@@ -36,16 +37,14 @@ struct Target {
 };
 
 template <class Acc>
-SCE_HD Acc TargetLoss(RowSoftmax<Acc> softmax, Target<Acc> target, Acc dense_gap,
-                      Acc dense_total) {
+SCE_HD Acc TargetLoss(RowSoftmax<Acc> softmax, Target<Acc> target, Acc dense_gap, Acc dense_total) {
   const Acc total = target.coefficient + dense_total;
   return (GapTerm(target.coefficient, softmax.max - target.logit) + dense_gap) +
          total * softmax.log_sum;
 }
 
 template <class Acc>
-SCE_HD Acc TargetGradient(RowSoftmax<Acc> softmax, Target<Acc> target,
-                          Acc dense_total, Acc k) {
+SCE_HD Acc TargetGradient(RowSoftmax<Acc> softmax, Target<Acc> target, Acc dense_total, Acc k) {
   const Acc e = ExpNonPositive(target.logit - softmax.max);
   const Acc others = target.logit == softmax.max ? softmax.sum_minus_one : softmax.sum - e;
   const Acc from_target = target.coefficient * -(others / softmax.sum);

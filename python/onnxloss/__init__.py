@@ -9,8 +9,8 @@ from .config import LossConfig
 from .errors import LossError
 from .export import append_to, export
 from .from_onnx import from_onnx
-from .from_tf import from_tf
 from .from_paddle import from_paddle
+from .from_tf import from_tf
 from .from_torch import from_torch
 from .library import library_path, register
 from .schema import register_schemas
@@ -23,8 +23,8 @@ __all__ = [
     "append_to",
     "export",
     "from_onnx",
-    "from_tf",
     "from_paddle",
+    "from_tf",
     "from_torch",
     "library_path",
     "register",

@@ -21,6 +21,9 @@ from .cli_options import HYPERPARAMETERS, make_parser, one_line
 from .config import LossConfig
 from .errors import LossError, expected
 from .export import append_to, export
+from .from_onnx import from_onnx
+from .from_paddle import from_paddle
+from .from_tf import from_tf
 from .from_torch import from_torch
 from .library import library_path
 from .onnxscript_defs import CATALOGUE, DOMAIN
@@ -29,8 +32,14 @@ from .training import training_step
 REFUSED = 1
 """The exit code for a command that was refused or failed."""
 
-_FROM: dict[str, Callable[..., LossConfig]] = {"torch": from_torch}
-"""The exporter of each framework, by the first name of its APIs."""
+_FROM: dict[str, Callable[..., LossConfig]] = {
+    "torch": from_torch,
+    "paddle": from_paddle,
+    "tf": from_tf,
+    "keras": from_tf,
+    "SoftmaxCrossEntropyLoss": from_onnx,
+}
+"""The exporter of each API, by the first part of the API's name."""
 
 _DIRECT_SETTINGS = ("weight", "ignore_index", "reduction", "label_smoothing", "target")
 
@@ -73,7 +82,7 @@ def _append(options: argparse.Namespace) -> None:
     model = append_to(
         _load(options.model),
         _config(options),
-        **_given(options, ("logits", "labels", "loss", "dloss", "dlogits")),
+        **_given(options, ("logits", "labels", "sample_weights", "loss", "dloss", "dlogits")),
         **_common(options),
     )
     _save(model, options)
@@ -138,9 +147,9 @@ def _shown(attribute: onnx.AttributeProto) -> str:
 
 def _config(options: argparse.Namespace) -> LossConfig:
     """The loss that the options name."""
-    framework = options.api.partition(".")[0]
-    if framework not in _FROM:
-        allowed = " or ".join(f"{name}..." for name in _FROM)
+    family = options.api.partition(".")[0]
+    if family not in _FROM:
+        allowed = " or ".join(name if name[0].isupper() else f"{name}..." for name in _FROM)
         raise expected("onnxloss", "--api", options.api, f"a full name: {allowed}")
     settings = _given(options, _DIRECT_SETTINGS)
     if hasattr(options, "weight_file"):
@@ -149,7 +158,7 @@ def _config(options: argparse.Namespace) -> LossConfig:
         if name in settings:
             raise expected("onnxloss", "--set", f"{name} once more", "each setting once")
         settings[name] = value
-    return _FROM[framework](options.api, **settings)
+    return _FROM[family](options.api, **settings)
 
 
 def _common(options: argparse.Namespace) -> dict[str, Any]:

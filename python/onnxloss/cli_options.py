@@ -99,7 +99,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_model(command)
     _add_loss_options(command)
     group = command.add_argument_group("the model")
-    _add_names(group, ("logits", "labels", "loss", "dloss", "dlogits"))
+    _add_names(group, ("logits", "labels", "sample_weights", "loss", "dloss", "dlogits"))
     _add_common_options(group)
     _add_output_options(group)
 
@@ -167,11 +167,13 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 
 def _add_loss_options(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("the loss, with the names that its framework has for them")
+    group = command.add_argument_group("the loss, with the settings of its API")
     unset = argparse.SUPPRESS
-    group.add_argument("--api", required=True, help="full name, as torch.nn.CrossEntropyLoss")
-    group.add_argument("--target", default=unset, help="indices or probabilities (indices)")
-    group.add_argument("--reduction", default=unset, help="none, mean or sum")
+    group.add_argument(
+        "--api", required=True, help="full name of the loss, as torch.nn.CrossEntropyLoss"
+    )
+    group.add_argument("--target", default=unset, help="indices or probabilities")
+    group.add_argument("--reduction", default=unset, help="as the API names it")
     group.add_argument("--label-smoothing", type=float, metavar="NUMBER", default=unset)
     group.add_argument("--ignore-index", type=int, metavar="LABEL", default=unset)
     weights = group.add_mutually_exclusive_group()
@@ -194,8 +196,10 @@ def _add_loss_options(command: argparse.ArgumentParser) -> None:
 def _add_names(group: Any, names: Sequence[str]) -> None:
     for name in names:
         text = "name of the output that holds the logits; by default the only one"
-        if name != "logits":
-            text = f"name of the {'input' if name in ('labels', 'dloss') else 'output'} ({name})"
+        if name == "sample_weights":
+            text = "name of an input to add, for losses that take it"
+        elif name != "logits":
+            text = f"name of the {'output' if name in ('loss', 'dlogits') else 'input'} ({name})"
         group.add_argument(_option(name), metavar="NAME", default=argparse.SUPPRESS, help=text)
 
 

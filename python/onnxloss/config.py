@@ -59,6 +59,11 @@ class LossConfig:
         outputs: The loss's outputs without being asked for: "loss", and "lse" or "probabilities".
         other_labels: The configuration for labels of the other kind, indices or probabilities,
             where the source takes both and tells them apart by their shape.
+        samples: Where a sampled loss has its samples from: "drawn" by the operator, or the inputs
+            `samples` and `probabilities`, with samples "shared" by all rows, `[S]`, or for each
+            row "with labels" before them, `[N, T + S]`.
+        sample_values: Default values of these two inputs, if there are any.
+        num_classes: The number of classes that the logits of a sampled loss must have.
 
     Raises:
         LossError: An unknown op or attribute, or a value that the SPEC does not allow.
@@ -83,6 +88,9 @@ class LossConfig:
     nan_if_empty: bool = False
     outputs: tuple[str, ...] = ("loss",)
     other_labels: LossConfig | None = None
+    samples: str = "drawn"
+    sample_values: tuple[Any, Any] | None = None
+    num_classes: int | None = None
 
     def __post_init__(self) -> None:
         """Validates, and completes the attributes."""

@@ -16,7 +16,6 @@ from .dtypes import name_of
 from .errors import LossError, expected
 from .graph import (
     IR_VERSION,
-    Layout,
     Ports,
     Shape,
     add_loss,
@@ -57,12 +56,14 @@ def export(
         gradient: Adds the input `dloss`, of the loss's shape, and the output `dlogits`.
         outputs: The outputs besides `dlogits`: "loss", then "lse" (the log of the softmax's
             denominator), "log_prob" (the log-softmax) and "probabilities" (the softmax) where
-            they are asked for or the source gives them.
+            they are asked for or the source gives them. A sampled loss has "drawn_samples" and
+            "drawn_probabilities" instead.
         inline: Writes the function's nodes in place of the call, so that no custom domain is left.
 
     Returns:
         A checked model: inputs `logits`, `labels` and `dloss`; outputs `loss` and `dlogits`; class
-        weights are the initializer `class_weights`.
+        weights are the initializer `class_weights`. A sampled loss with customised samples has the
+        inputs `samples` and `probabilities` too.
 
     Raises:
         LossError: Shapes, dtypes or settings that do not fit together.
@@ -88,7 +89,7 @@ def export(
         value_info("logits", dtype, at.logits),
         value_info("labels", at.label_dtype, given or at.labels),
     ]
-    if sample_weights is not None:
+    if sample_weights is not None and weights is not None:
         inputs.append(value_info("sample_weights", at.compute, weights.given))
     model = helper.make_model(
         helper.make_graph([], config.op, inputs, []),
@@ -249,6 +250,12 @@ def _shape(config: LossConfig, value: onnx.ValueInfoProto) -> Shape:
 def _extra(config: LossConfig, outputs: Sequence[str]) -> tuple[str, ...]:
     """The outputs besides the loss."""
     first, *extra = outputs or ("",)
+    if config.spec.drawn:
+        drawn = [port.name for port in config.spec.results]
+        if first != "loss" or not set(extra) <= set(drawn) or len(set(extra)) < len(extra):
+            allowed = f"loss, then {', '.join(drawn)} or less"
+            raise expected(config.op, "outputs", tuple(outputs), allowed)
+        return tuple(extra)
     known = {"lse", "log_prob", "probabilities"}
     if first != "loss" or not set(extra) <= known or len(set(extra)) < len(extra):
         raise expected(

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import warnings
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import ml_dtypes
@@ -15,6 +13,8 @@ import numpy as np
 
 from .config import NO_IGNORED_LABEL, LossConfig
 from .errors import LossError, expected
+from .paddle_versions import counts_valid, denominator_rule
+from .sampled import PADDLE_SAMPLED, paddle_sampled
 
 _FUNCTION = "paddle.nn.functional.cross_entropy"
 _LAYER = "paddle.nn.CrossEntropyLoss"
@@ -47,9 +47,6 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 }
 """Every parameter of each API besides logits and labels, with Paddle's default."""
 
-NEWEST_KNOWN = "3.3"
-"""The Paddle version that is taken where none is given or installed."""
-
 _ONE_HOT_LAST = {
     "inner axis": "label_smoothing makes Paddle lay out the labels' classes along the last axis, "
     "whatever axis the softmax has. Transpose the logits."
@@ -62,7 +59,6 @@ _WEIGHTED_LAST = {
     "inner axis": "Paddle multiplies probabilities and class weights along the last axis, whatever "
     "axis the softmax has. Transpose logits and labels."
 }
-_VERSIONS = '"2.0" to "2.4", "2.6", "2.6-static", "3.x" or "3.x-static"'
 
 
 def from_paddle(
@@ -72,9 +68,10 @@ def from_paddle(
 
     Args:
         loss: A `paddle.nn.CrossEntropyLoss` instance, or the name of the API as a string:
-            "paddle.nn.functional.cross_entropy", "paddle.nn.CrossEntropyLoss" or
-            "paddle.nn.functional.softmax_with_cross_entropy". With a name, Paddle need not be
-            installed.
+            "paddle.nn.functional.cross_entropy", "paddle.nn.CrossEntropyLoss",
+            "paddle.nn.functional.softmax_with_cross_entropy" or
+            "paddle.fluid.layers.sampled_softmax_with_cross_entropy". With a name, Paddle need not
+            be installed.
         target: "indices" or "probabilities". By default what `soft_label` says; with
             `label_smoothing` Paddle takes both, and the labels given to `export` decide.
         paddle_version: The version whose mean is meant, as "2.4", "2.6" or "3.x", with "-static"
@@ -97,8 +94,10 @@ def from_paddle(
         'SoftLabelCrossEntropyLoss'
     """
     api = loss if isinstance(loss, str) else _api_of(loss)
+    if api == PADDLE_SAMPLED:
+        return paddle_sampled(settings)
     if api not in SETTINGS:
-        names = " or ".join(f'"{name}"' for name in SETTINGS)
+        names = " or ".join(f'"{name}"' for name in (*SETTINGS, PADDLE_SAMPLED))
         raise expected("from_paddle", "loss", api, names)
     if api == _LAYER and not isinstance(loss, str | type):
         if settings:
@@ -127,7 +126,7 @@ def from_paddle(
         return _with_softmax(values, target)
     values["label_smoothing"] = _label_smoothing(values["label_smoothing"])
     values["weight"] = _array(values["weight"])
-    return _cross_entropy(api, values, target, _denominator_rule(paddle_version))
+    return _cross_entropy(api, values, target, denominator_rule(paddle_version))
 
 
 def _with_softmax(values: dict[str, Any], target: str | None) -> LossConfig:
@@ -169,7 +168,7 @@ def _indices(api: str, values: dict[str, Any], rule: str) -> LossConfig:
     ignore_index = values["ignore_index"]
     if weighted:
         mean_over = "weights"
-    elif smoothed or not _counts_valid(ignore_index, rule):
+    elif smoothed or not counts_valid(ignore_index, rule):
         mean_over = "positions"
     else:
         mean_over = "valid"
@@ -245,42 +244,6 @@ def _check_ignore_index(values: dict[str, Any], rule: str) -> None:
             f"from_paddle: ignore_index is {ignore_index}; expected -100 with {cause}, where "
             "Paddle up to 2.4 divides the mean by the number of classes too."
         )
-
-
-def _counts_valid(ignore_index: int, rule: str) -> bool:
-    """Whether an unweighted mean divides by the number of labels that are not ignored."""
-    if rule == "not -100":
-        return ignore_index != -100
-    return rule == "always" or ignore_index >= 0
-
-
-def _denominator_rule(paddle_version: str | None) -> str:
-    """When an unweighted mean leaves ignored labels out of its denominator.
-
-    "not -100": for every ignore_index but the default (to 2.4). "always" (2.6). "in range": for
-    one that is not negative (3.x). "static": as that, and no position gives 0 (static graphs).
-    """
-    given = paddle_version or _installed() or NEWEST_KNOWN
-    match = re.fullmatch(r"(\d+)\.(\d+|x)(?:\.\w+)*(-static)?", str(given))
-    if match is None:
-        raise expected("from_paddle", "paddle_version", given, _VERSIONS)
-    major, minor, static = match.groups()
-    if major == "3" or (major, minor) == ("2", "6"):
-        if static:
-            return "static"
-        return "in range" if major == "3" else "always"
-    if major == "2" and minor in "01234" and not static:
-        return "not -100"
-    raise expected("from_paddle", "paddle_version", given, _VERSIONS)
-
-
-def _installed() -> str | None:
-    for package in ("paddlepaddle", "paddlepaddle-gpu"):
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            pass
-    return None
 
 
 def _api_of(loss: Any) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from .config import NO_IGNORED_LABEL, LossConfig
 from .dtypes import FLOAT_DTYPES
 from .errors import LossError, expected
+from .sampled import TF_SAMPLED, tf_sampled
 
 HARD = "SoftmaxCrossEntropyLoss"
 SOFT = "SoftLabelCrossEntropyLoss"
@@ -58,6 +59,7 @@ _MODULES = {
     "tensorflow.python.ops.losses.losses_impl.softmax_cross_entropy": V1,
     "tensorflow.python.ops.nn_ops.softmax_cross_entropy_with_logits_v2": DENSE,
     "tensorflow.python.ops.nn_ops.sparse_softmax_cross_entropy_with_logits_v2": SPARSE,
+    "tensorflow.python.ops.nn_impl.sampled_softmax_loss_v2": TF_SAMPLED,
     "keras.src.losses.losses.CategoricalCrossentropy": CATEGORICAL,
     "keras.src.losses.losses.SparseCategoricalCrossentropy": SPARSE_CATEGORICAL,
     "keras.src.losses.losses.categorical_crossentropy": CATEGORICAL_FUNCTION,
@@ -83,7 +85,8 @@ def from_tf(loss: Any, **settings: Any) -> LossConfig:
     there it has the wider of the logits' dtype and Keras's own (the setting `dtype`, float32 by
     default). So 16-bit logits give a float32 loss, as in Keras, and float64 logits a float64 one,
     where Keras casts them down. Probabilities (`from_logits=False`) are never computed on in 16
-    bits, where they cannot be clipped to 1e-7.
+    bits, where they cannot be clipped to 1e-7. A Keras model that ends in a softmax has another
+    loss than its probabilities alone: see `onnxloss.tf.export`.
 
     Args:
         loss: An instance of `keras.losses.CategoricalCrossentropy` or
@@ -91,7 +94,7 @@ def from_tf(loss: Any, **settings: Any) -> LossConfig:
             string, for which TensorFlow need not be installed:
             "tf.compat.v1.losses.softmax_cross_entropy",
             "tf.nn.softmax_cross_entropy_with_logits",
-            "tf.nn.sparse_softmax_cross_entropy_with_logits",
+            "tf.nn.sparse_softmax_cross_entropy_with_logits", "tf.nn.sampled_softmax_loss",
             "keras.losses.CategoricalCrossentropy", "keras.losses.categorical_crossentropy",
             "keras.losses.SparseCategoricalCrossentropy" or
             "keras.losses.sparse_categorical_crossentropy", the last four with "tf." too.
@@ -113,8 +116,10 @@ def from_tf(loss: Any, **settings: Any) -> LossConfig:
         'SoftLabelCrossEntropyLoss'
     """
     api = _api_of(loss)
+    if api == TF_SAMPLED:
+        return tf_sampled(settings)
     if api not in SETTINGS:
-        raise expected("from_tf", "loss", api, " or ".join(SETTINGS))
+        raise expected("from_tf", "loss", api, " or ".join((*SETTINGS, TF_SAMPLED)))
     if not isinstance(loss, str) and not hasattr(loss, "__qualname__"):
         if settings:
             raise LossError(
@@ -140,10 +145,10 @@ def _api_of(loss: Any) -> str:
     if isinstance(loss, str):
         for long, short in (("tensorflow.", "tf."), ("tf.keras.", "keras.")):
             loss = short + loss.removeprefix(long) if loss.startswith(long) else loss
-        return loss
+        return str(loss)
     kind = loss if hasattr(loss, "__qualname__") else type(loss)
     name = f"{kind.__module__}.{kind.__qualname__}"
-    return _MODULES.get(name, name)
+    return str(_MODULES.get(name, name))
 
 
 def _settings_of(loss: Any) -> dict[str, Any]:
@@ -190,15 +195,15 @@ def _v1_weights(weights: Any) -> Any:
 
 
 def _nn(api: str, values: Mapping[str, Any]) -> LossConfig:
-    axis = -1 if values.get("axis") is None else values["axis"]
-    attributes = {"axis": _axis(axis, fused=True), "reduction": "none"}
+    axis = _axis(-1 if values.get("axis") is None else values["axis"], fused=True)
+    attributes: dict[str, Any] = {"axis": axis, "reduction": "none"}
     if api == SPARSE:
         attributes["ignore_index"] = NO_IGNORED_LABEL
     return LossConfig(
         HARD if api == SPARSE else SOFT,
         attributes,
         cast_labels=api == DENSE,
-        refused=("uint8 labels",) if api == SPARSE else _refused(attributes["axis"]),
+        refused=("uint8 labels",) if api == SPARSE else _refused(axis),
         name=_node_name("name", values["name"]),
         source=api,
     )

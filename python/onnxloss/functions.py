@@ -17,7 +17,7 @@ from onnxscript.rewriter import RewriteRuleSet, rewrite
 from onnxscript.rewriter.rules.common import add_0_rule, mul_by_1_rule, sub_0_rule
 
 from .onnxscript_defs import DOMAIN, LossSpec, OpSpec, find
-from .onnxscript_defs.spec import DLOGITS, LOSS, LSE
+from .onnxscript_defs.spec import DLOGITS, LOSS
 
 _SIMPLIFICATIONS = RewriteRuleSet([mul_by_1_rule, add_0_rule, sub_0_rule])
 
@@ -59,9 +59,10 @@ def _built(
     graph = model.graph
     graph.opset_imports[""] = opset
     outputs = [port.name for port in op.outputs if not port.optional or port.name in given]
-    _keep_outputs(graph, outputs)
+    _keep_outputs(graph, spec, outputs)
     optional = [port.name for port in op.inputs if port.optional]
-    flags = {f"has_{name}": int(name in given) for name in optional}
+    absent = set(optional).difference(given)
+    flags = {f"has_{port.name}": int(port.name not in absent) for port in op.inputs}
     _bind(graph, {**dict(values or ()), **flags})
     _simplify(model, bound=values is not None)
     # Reading the graph anew forgets the uses that nodes of dropped branches still hold.
@@ -91,9 +92,10 @@ def _built(
     return function.SerializeToString()
 
 
-def _keep_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
+def _keep_outputs(graph: ir.Graph, spec: LossSpec, names: Sequence[str]) -> None:
     """Drops the outputs that are not in `names`; the others are called so."""
-    results = dict(zip((LOSS.name, DLOGITS.name, LSE.name), graph.outputs, strict=True))
+    ports = (LOSS, DLOGITS, *spec.results)
+    results = {port.name: value for port, value in zip(ports, graph.outputs, strict=True)}
     for name in names:
         results[name].name = name
     graph.outputs[:] = [results[name] for name in names]

@@ -95,6 +95,10 @@ def layout(
     Raises:
         LossError: The configuration does not fit them.
     """
+    if config.spec.drawn:
+        from .sampled_graph import sampled_layout  # it is written with this module's means
+
+        return sampled_layout(config, logits, labels, dtype=dtype, label_dtype=label_dtype)
     if dtype not in FLOAT_DTYPES:
         raise expected(config.op, "dtype", dtype, " or ".join(FLOAT_DTYPES))
     if label_dtype is None:
@@ -110,7 +114,7 @@ def layout(
     compute = promoted(dtype, config.compute_dtype or dtype)
     if config.probabilities != "no":
         # Clipping to 1e-7 is beyond the 16-bit types.
-        compute = promoted(compute, "float32") if stash_dtype(compute) == "float32" else compute
+        compute = promoted(compute, "float32")
     probabilities = config.takes_probabilities and not config.cast_labels
     others = {"label_dtype": label_dtype} if probabilities else {}
     if isinstance(config.class_weights, np.ndarray):
@@ -179,6 +183,11 @@ def add_loss(
     The operator computes in the logits' dtype and gives a float32 loss for 16-bit logits; the
     casts around it make the loss's dtype that of the logits, as the frameworks have it.
     """
+    if config.spec.drawn:
+        from .sampled_graph import add_sampled_loss
+
+        add_sampled_loss(model, config, at, ports, gradient=gradient, extra=extra)
+        return
     write = _Writer(model.graph, ports)
     stash = stash_dtype(at.compute)
     keeps_axis = at.loss not in ((), at.positions)
@@ -483,10 +492,10 @@ class _Writer:
         """Weights of shape `shape`, one for each position."""
         if shape == at.positions:
             return name
-        if 0 in at.positions and all(isinstance(size, int) for size in at.positions):
+        known = [size for size in at.positions if isinstance(size, int)]
+        if 0 in known and len(known) == len(at.positions):
             # ONNX Runtime 1.31 infers that Expand makes [1] of [1] and [0], and reserves its place.
-            empty = np.zeros(at.positions, stash_dtype(at.compute))
-            return self.tensor(empty, "no_sample_weights")
+            return self.tensor(np.zeros(known, stash_dtype(at.compute)), "no_sample_weights")
         others = np.array([dim for dim in range(len(at.logits)) if dim != at.axis], np.int64)
         sizes = self.node("Shape", [logits])
         positions = self.node("Gather", [sizes, self.tensor(others, "position_dims")])

@@ -18,22 +18,25 @@ class Writer(Protocol):
 
     def node(
         self, op_type: str, inputs: Sequence[str], result: str | None = None, **attributes: Any
-    ) -> str: ...
+    ) -> str:
+        """Adds a node; the name of its only output."""
 
-    def tensor(self, values: np.ndarray, wanted: str) -> str: ...
+    def tensor(self, values: np.ndarray, wanted: str) -> str:
+        """Adds an initializer; its name."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What the operator takes for probabilities, and the values that lead its gradient back."""
+    """What the operator takes for probabilities, and the values that lead its gradient back.
+
+    `division` has the quotient, the divisor and the class axis, where there was a division.
+    """
 
     value: str
     clipped: str
     is_clipped: str
     zero: str
-    normalised: str | None = None
-    total: str | None = None
-    axes: str | None = None
+    division: tuple[str, str, str] | None = None
 
 
 def scores_of(write: Writer, kind: str, given: str, axis: int, dtype: np.dtype) -> Scores:
@@ -41,11 +44,12 @@ def scores_of(write: Writer, kind: str, given: str, axis: int, dtype: np.dtype) 
     zero = write.tensor(np.zeros((), dtype), "zero")
     lowest = write.tensor(np.array(EPSILON, dtype), "lowest_probability")
     highest = write.tensor(np.array(1 - EPSILON, dtype), "highest_probability")
-    value, total, axes = given, None, None
+    value, division = given, None
     if kind == "normalised":
         axes = write.tensor(np.array([axis]), "class_axis")
         total = write.node("ReduceSum", [given, axes], keepdims=1)
         value = write.node("Div", [given, total])
+        division = value, total, axes
     # Clip would take nan for a bound in some runtimes; a comparison with nan is false in all.
     too_low = write.node("Less", [value, lowest])
     too_high = write.node("Greater", [value, highest])
@@ -54,21 +58,22 @@ def scores_of(write: Writer, kind: str, given: str, axis: int, dtype: np.dtype) 
     is_clipped = write.node("Or", [too_low, too_high])
     if kind == "clipped":
         return Scores(write.node("Log", [clipped]), clipped, is_clipped, zero)
-    return Scores(clipped, clipped, is_clipped, zero, value, total, axes)
+    return Scores(clipped, clipped, is_clipped, zero, division)
 
 
 def led_back(write: Writer, scores: Scores, gradient: str, result: str) -> str:
     """The gradient by the probabilities, from the one by the scores."""
-    if scores.normalised is None:
+    if scores.division is None:
         # An ignored position has gradient 0, whatever its probabilities: 0 / nan must not be nan.
         is_zero = write.node("Equal", [gradient, scores.zero])
         divided = write.node("Div", [gradient, scores.clipped])
         gradient = write.node("Where", [is_zero, scores.zero, divided])
         return write.node("Where", [scores.is_clipped, scores.zero, gradient], result)
     gradient = write.node("Where", [scores.is_clipped, scores.zero, gradient])
-    product = write.node("Mul", [gradient, scores.normalised])
-    share = write.node("ReduceSum", [product, scores.axes], keepdims=1)
-    return write.node("Div", [write.node("Sub", [gradient, share]), scores.total], result)
+    quotient, total, axes = scores.division
+    product = write.node("Mul", [gradient, quotient])
+    share = write.node("ReduceSum", [product, axes], keepdims=1)
+    return write.node("Div", [write.node("Sub", [gradient, share]), total], result)
 
 
 def smoothed(write: Writer, labels: str, factor: float, dtype: str, onnx_dtype: int) -> str:

@@ -33,11 +33,12 @@ struct Erased<Result(Arguments...)> {
 template <class Result, class... Arguments>
 struct Erased<Result(Arguments...) noexcept> : Erased<Result(Arguments...)> {};
 template <class Ours, class Theirs>
-constexpr bool kSameShape = std::is_same_v<typename Erased<Ours>::type, typename Erased<Theirs>::type>;
+constexpr bool kSameShape =
+    std::is_same_v<typename Erased<Ours>::type, typename Erased<Theirs>::type>;
 
-#define SAME_MEMBER(Struct, Member)                                               \
-  static_assert(offsetof(ours::Struct, Member) == offsetof(::Struct, Member),     \
-                #Struct "::" #Member " lies elsewhere");                          \
+#define SAME_MEMBER(Struct, Member)                                                     \
+  static_assert(offsetof(ours::Struct, Member) == offsetof(::Struct, Member),           \
+                #Struct "::" #Member " lies elsewhere");                                \
   static_assert(kSameShape<decltype(ours::Struct::Member), decltype(::Struct::Member)>, \
                 #Struct "::" #Member " has another type")
 #define SAME_VALUE(Name) \

@@ -23,11 +23,11 @@ hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not install
 
 import keras  # noqa: E402
 import ml_dtypes  # noqa: E402
-import onnxloss  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from keras.src.losses.loss import reduce_weighted_values  # noqa: E402
-from onnxloss.from_tf import SETTINGS  # noqa: E402
 
+import onnxloss  # noqa: E402
+from onnxloss.from_tf import SETTINGS  # noqa: E402
 from tests.runtime import RUNTIME_ERRORS, dtype_of, run_model  # noqa: E402
 
 EXAMPLES = int(os.environ.get("ONNXLOSS_EXAMPLES", "2000"))
@@ -129,12 +129,19 @@ def test_loss_and_gradient_equal_tensorflow(case: Case) -> None:
 
     tolerance = max(TOLERANCES[case["dtype"]], TOLERANCES[loss.dtype.name])
     assert result["loss"].dtype == expected_dtype(case)
-    assert_close(result["loss"], loss, tolerance)
+    assert_close(result["loss"], loss, tolerance * summed_in_16_bits(case))
     if labels_add_up_to_one(case):
         assert_close(result["dlogits"], gradient, tolerance)
     if is_fused(case):
         _, gradient, _ = differentiated(formula(case, labels, weights), logits, None, dloss)
         assert_close(result["dlogits"], gradient, tolerance)
+
+
+def summed_in_16_bits(case: Case) -> int:
+    """How many losses the framework rounds to 16 bits before it adds them up."""
+    is_sum = case["settings"].get("reduction") in ("sum", "weighted_sum")
+    narrow = np_dtype(their_dtype(case)).itemsize == 2
+    return max(1, int(np.prod(positions_of(case)))) if is_sum and narrow else 1
 
 
 def class_axis(case: Case) -> int:
@@ -174,7 +181,9 @@ def inputs_of(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
         labels = np.expand_dims(labels, axis) if case["labels_keep_axis"] else labels
     else:
         labels = dense_labels(case, index, axis, rng)
-    return np.asarray(logits).astype(dtype), labels
+    # Keras casts to its own dtype, down too: what it drops there is not compared.
+    rounded = np.asarray(logits).astype(dtype).astype(np_dtype(their_dtype(case)))
+    return rounded.astype(dtype), labels
 
 
 def probabilities(
@@ -185,13 +194,14 @@ def probabilities(
     p = np.clip(exp / exp.sum(axis, keepdims=True), 0.01, 0.98)
     widths = {np_dtype(case["dtype"]).itemsize, np_dtype(their_dtype(case)).itemsize}
     if case["trait"] == "masked" and 2 not in widths:
-        p = np.where(rng.random(p.shape) < 0.3, rng.choice((0.0, 1.0)), p) + 1e-12
+        # One stays: a sum of 0 has nan for its share, which the test of exact values has.
+        mask = np.moveaxis(rng.random(p.shape) < 0.3, axis, -1)
+        mask[..., 0] = False
+        p = np.where(np.moveaxis(mask, -1, axis), rng.choice((0.0, 1.0)), p)
     return p * (2 if case["trait"] == "offset" else 1)
 
 
-def dense_labels(
-    case: Case, index: np.ndarray, axis: int, rng: np.random.Generator
-) -> np.ndarray:
+def dense_labels(case: Case, index: np.ndarray, axis: int, rng: np.random.Generator) -> np.ndarray:
     wanted = case["label_dtype"] or case["dtype"]
     if case["labels"] == "one-hot" or wanted == "int32":
         labels = np.moveaxis(np.eye(case["shape"][axis])[index], -1, axis)

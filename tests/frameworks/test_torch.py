@@ -61,7 +61,9 @@ def _tensors(case: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | Non
     if case["target"] == "indices":
         # An index that is both ignored and legal must not be hit by a label that counts.
         labels = rng.integers(0, classes, shape[:axis] + shape[axis + 1 :])
-        ignored = rng.random(labels.shape) < {"ignored": 0.4, "all_ignored": 1}.get(case["trait"], 0)
+        ignored = rng.random(labels.shape) < {"ignored": 0.4, "all_ignored": 1}.get(
+            case["trait"], 0
+        )
         target = torch.from_numpy(np.asarray(np.where(ignored, case["ignore_index"], labels)))
         if case["trait"] == "masked" and case["label_smoothing"] == 0 and classes > 1:
             mask = np.moveaxis(rng.random(shape) < 0.3, axis, -1)
@@ -89,9 +91,9 @@ def test_loss_and_gradient_equal_torch(case: dict) -> None:
     if case["target"] == "probabilities":
         hypothesis.assume(case["ignore_index"] < 0)
     logits, target, weight = _tensors(case)
-    settings = {
-        name: case[name] for name in ("reduction", "label_smoothing", "ignore_index")
-    } | {"weight": weight}
+    settings = {name: case[name] for name in ("reduction", "label_smoothing", "ignore_index")} | {
+        "weight": weight
+    }
     logits.requires_grad_()
     # Class indices that PyTorch refuses are refused by us too, at run time.
     loss = torch.nn.functional.cross_entropy(logits, target, **settings)

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: MIT
+"""paddle.onnx.export with this project's losses behind the layer."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import paddle
+
+from .config import LossConfig
+from .dtypes import FLOAT_DTYPES, LABEL_DTYPES
+from .errors import LossError, expected
+from .export import OPSET, append_to
+from .from_paddle import from_paddle
+from .graph import value_info
+
+_CONVERT = """
+import sys
+import paddle2onnx
+
+# Without a tool there is no optimization; the default one installs itself.
+program, parameters, result, opset = sys.argv[1:]
+paddle2onnx.export(
+    program, parameters, result, opset_version=int(opset), optimize_tool=None, verbose=True
+)
+"""
+
+
+def export(
+    layer: paddle.nn.Layer,
+    loss: Any,
+    input_spec: Sequence[Any],
+    f: str | os.PathLike[str] | None = None,
+    *,
+    label_spec: paddle.static.InputSpec | None = None,
+    opset_version: int = OPSET,
+    logits: str | None = None,
+    gradient: bool = False,
+    inline: bool = False,
+    **settings: Any,
+) -> onnx.ModelProto:
+    """The ONNX model of a layer with its loss behind it.
+
+    The layer goes through paddle2onnx, which aborts the process where it fails: it runs in one of
+    its own. The loss does not go through it: paddle2onnx drops or breaks most of its settings.
+
+    Args:
+        layer: The layer that computes the logits, in the mode that is to be exported.
+        loss: The loss, as `from_paddle` takes it, or a `LossConfig`.
+        input_spec: The layer's inputs, as for `paddle.onnx.export`.
+        f: The file to write, if any.
+        label_spec: Name, shape and dtype of the labels. By default "labels", with the shape that
+            the logits say, and int64 or for probabilities the logits' dtype.
+        opset_version: Version of ai.onnx, 19 or newer as far as paddle2onnx goes.
+        logits: Name of the output that holds the logits; by default the only output.
+        gradient: Adds the input `dloss` and the output `dlogits`.
+        inline: Writes the loss's nodes in place of the call of a function.
+        **settings: As for `from_paddle`.
+
+    Returns:
+        A checked model: the layer's inputs and the labels; the layer's outputs and `loss`.
+
+    Raises:
+        LossError: paddle2onnx is not installed or failed, or the loss does not fit the layer.
+
+    Example:
+        >>> spec = [paddle.static.InputSpec([None, 4], "float32", "x")]
+        >>> model = onnxloss.paddle.export(layer, paddle.nn.CrossEntropyLoss(), spec)
+    """
+    if opset_version < OPSET:
+        raise expected("paddle.export", "opset_version", opset_version, f"{OPSET} or newer")
+    config = loss if isinstance(loss, LossConfig) else from_paddle(loss, **settings)
+    if config is loss and settings:
+        raise LossError(
+            f"paddle.export: {', '.join(settings)} is given beside a LossConfig; "
+            "set it where the configuration is made."
+        )
+    model = _forward(layer, input_spec, opset_version)
+    labels, dtype = "labels", None
+    if label_spec is not None:
+        labels = label_spec.name or labels
+        # Paddle writes an unknown size as -1.
+        shape = tuple(None if size in (None, -1) else int(size) for size in label_spec.shape)
+        dtype = _dtype_name(label_spec.dtype)
+        if labels in {value.name for value in model.graph.input}:
+            raise expected("paddle.export", "name of label_spec", labels, "a name not taken")
+        model.graph.input.append(value_info(labels, dtype, shape))
+    with _quiet("onnx_ir", "onnxscript"):
+        model = append_to(
+            model,
+            config,
+            logits=logits,
+            labels=labels,
+            label_dtype=dtype,
+            gradient=gradient,
+            inline=inline,
+        )
+    if f is not None:
+        onnx.save(model, f)
+    return model
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Holds back what libraries log for information; Paddle makes the root logger print it."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _forward(layer: paddle.nn.Layer, input_spec: Sequence[Any], opset: int) -> onnx.ModelProto:
+    """The layer's model, made by paddle2onnx in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        stem = Path(folder) / "model"
+        result = stem.with_suffix(".onnx")
+        paddle.jit.save(layer, str(stem), input_spec=list(input_spec))
+        program = next(
+            path for path in map(stem.with_suffix, (".json", ".pdmodel")) if path.exists()
+        )
+        parameters = stem.with_suffix(".pdiparams")
+        # paddle2onnx knows a layer without parameters by the empty name.
+        given = parameters if parameters.exists() else ""
+        run = subprocess.run(
+            [sys.executable, "-c", _CONVERT, program, given, result, str(opset)],
+            # What this process can import, that one can: a path may have been added here.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if run.returncode != 0 or not result.exists():
+            raise _failure(run)
+        return onnx.load(result)
+
+
+def _failure(run: subprocess.CompletedProcess[str]) -> LossError:
+    """What paddle2onnx wrote, and the operators: it does not say which one it cannot convert."""
+    if "No module named 'paddle2onnx'" in run.stderr:
+        return LossError("paddle.export: paddle2onnx is not installed; expected version 2.1.")
+    lines = [line.strip() for line in (*run.stderr.splitlines(), *run.stdout.splitlines())]
+    errors = [line for line in lines if "[ERROR]" in line]
+    errors = errors or [line for line in lines if "Error:" in line] or lines[-1:]
+    reason = re.sub(r"\x1b\[[\d;]*m", "", " ".join(errors))
+    operators = sorted(set(re.findall(r'"pd_op\.(\w+)"', run.stdout)) - {"data", "fetch"})
+    return LossError(
+        f"paddle.export: paddle2onnx ended with exit code {run.returncode}: {reason} "
+        f"The layer's operators: {', '.join(operators)}."
+    )
+
+
+def _dtype_name(dtype: Any) -> str:
+    """`int64`, for "int64" or `paddle.int64`."""
+    name = str(dtype).removeprefix("paddle.")
+    if name not in (*FLOAT_DTYPES, *LABEL_DTYPES):
+        allowed = ", ".join((*FLOAT_DTYPES, *LABEL_DTYPES))
+        raise expected("paddle.export", "dtype of label_spec", name, f"one of {allowed}")
+    return name

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: MIT
+"""tf2onnx with this project's losses behind a TensorFlow or Keras model."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import onnx
+import tensorflow as tf
+import tf2onnx
+
+from .config import LossConfig
+from .dtypes import name_of
+from .errors import LossError, expected
+from .export import append_to
+from .from_tf import from_tf
+
+_OPSET = 18
+"""The newest version of ai.onnx that tf2onnx 1.17 writes; `append_to` brings it to ours."""
+
+
+def export(
+    model: Callable[..., Any],
+    loss: Any,
+    input_signature: Sequence[tf.TensorSpec] | None = None,
+    f: str | os.PathLike[str] | None = None,
+    *,
+    output: int = 0,
+    labels: str = "labels",
+    label_dtype: str | None = None,
+    sample_weights: str | None = None,
+    gradient: bool = False,
+    inline: bool = False,
+    **settings: Any,
+) -> onnx.ModelProto:
+    """The ONNX model of a forward model with its loss behind it.
+
+    tf2onnx converts the forward model; the loss is not traced but written by this project, with
+    the numbers that TensorFlow has where tf2onnx's own differ (sparse losses of logits that lie
+    100 apart) and with a gradient, which tf2onnx cannot convert.
+
+    A Keras loss of a Keras model that ends in a softmax stands behind the softmax's input, whatever
+    `from_logits` is: Keras computes it so, without clipping. `dlogits` is the gradient by that.
+
+    Args:
+        model: A `keras.Model`, or a function of tensors, which may be a `tf.function`.
+        loss: What `from_tf` takes, or a configuration.
+        input_signature: The model's inputs; of a Keras model its own by default.
+        f: The file to write, if any.
+        output: Which of the model's outputs holds the logits, or the probabilities of a loss with
+            `from_logits=False`.
+        labels: Name of the labels' input.
+        label_dtype: Dtype of the labels; as for `onnxloss.export`.
+        sample_weights: Name of an input of sample weights, for losses that take them.
+        gradient: Adds the input `dloss` and the output `dlogits`.
+        inline: Writes the function's nodes in place of the call.
+        **settings: The loss's own settings, beside its name; as for `from_tf`.
+
+    Returns:
+        A checked model: the forward model's inputs and outputs, then the loss's.
+
+    Raises:
+        LossError: A loss that is not known, or a model that tf2onnx cannot convert.
+
+    Example:
+        >>> model = onnxloss.tf.export(
+        ...     keras_model, keras.losses.CategoricalCrossentropy(from_logits=True)
+        ... )
+    """
+    if isinstance(loss, LossConfig):
+        if settings:
+            raise LossError(f"tf.export: {', '.join(settings)} is given beside a configuration.")
+        config = loss
+    else:
+        config = from_tf(loss, **settings)
+    forward = _converted(model, input_signature)
+    count = len(forward.graph.output)
+    if not 0 <= output < count:
+        raise expected("tf.export", "output", output, f"a number in [0, {count}), one of them")
+    name = forward.graph.output[output].name
+    scores = _scores(forward, output, config) if isinstance(model, keras.Model) else None
+    if scores is not None:
+        # An output for a while: what the loss stands behind must be one.
+        forward.graph.output.append(
+            onnx.ValueInfoProto(name=scores, type=forward.graph.output[output].type)
+        )
+        attributes = {**config.attributes, "from_logits": 1}
+        config = dataclasses.replace(config, probabilities="no", attributes=attributes)
+    result = append_to(
+        forward,
+        config,
+        logits=scores or name,
+        labels=labels,
+        label_dtype=label_dtype,
+        sample_weights=sample_weights,
+        gradient=gradient,
+        inline=inline,
+    )
+    if scores is not None:
+        kept = [value for value in result.graph.output if value.name != scores]
+        del result.graph.output[:]
+        result.graph.output.extend(kept)
+    if f is not None:
+        onnx.save(result, f)
+    return result
+
+
+def _scores(model: onnx.ModelProto, output: int, config: LossConfig) -> str | None:
+    """What a Keras loss computes on in the place of an output: the input of its softmax.
+
+    Keras's tensors remember it until they are cast to another dtype.
+    """
+    value = model.graph.output[output]
+    dtype = name_of(value.type.tensor_type.elem_type)
+    if not config.source.startswith("keras.") or config.compute_dtype not in (None, dtype):
+        return None
+    makers = {name: node for node in model.graph.node for name in node.output}
+    name = value.name
+    while name in makers and makers[name].op_type == "Identity":
+        name = makers[name].input[0]
+    if name not in makers or makers[name].op_type != "Softmax":
+        return None
+    if config.probabilities == "no":
+        warnings.warn(
+            "tf.export: the model ends in a softmax, but from_logits is True; Keras takes the "
+            "softmax's input for the logits, and so do we.",
+            stacklevel=3,
+        )
+    return str(makers[name].input[0])
+
+
+def _converted(
+    model: Callable[..., Any], input_signature: Sequence[tf.TensorSpec] | None
+) -> onnx.ModelProto:
+    """The forward model as ONNX.
+
+    Keras models go through a function: `tf2onnx.convert.from_keras` looks for the output names of
+    Keras 2.
+    """
+    if input_signature is None:
+        if not isinstance(model, keras.Model) or not model.built:
+            raise expected(
+                "tf.export",
+                "input_signature",
+                None,
+                "the inputs' tf.TensorSpec, but for built Keras models",
+            )
+        input_signature = [
+            tf.TensorSpec(given.shape, given.dtype, name=given.name) for given in model.inputs
+        ]
+    if isinstance(model, keras.Model):
+        several = len(input_signature) > 1
+
+        @tf.function
+        def forward(*given: tf.Tensor) -> Any:
+            return model(list(given) if several else given[0], training=False)
+    else:
+        forward = model if hasattr(model, "get_concrete_function") else tf.function(model)
+    try:
+        converted, _ = tf2onnx.convert.from_function(
+            forward, input_signature=input_signature, opset=_OPSET
+        )
+        # What it does not know it logs, and leaves in the model.
+        onnx.checker.check_model(converted)
+    except Exception as error:
+        raise LossError(f"tf.export: tf2onnx cannot convert the model: {error}") from error
+    inputs = [value.name for value in converted.graph.input]
+    if len(inputs) != len(input_signature):
+        raise LossError(
+            f"tf.export: inputs of the converted model are {', '.join(inputs)}; expected "
+            f"{len(input_signature)}: make a tensor that the function reads from outside a "
+            "tf.Variable, or an array."
+        )
+    return converted

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """SampledSoftmaxCrossEntropyLoss: cross entropy of a softmax over true and sampled classes."""
 
-# ruff: noqa: F821  (onnxscript reads attribute names inside the function as values)
+
 from __future__ import annotations
 
 import dataclasses
@@ -22,7 +22,6 @@ from .spec import (
     LossSpec,
     Port,
 )
-
 
 ONE_DOUBLE = helper.make_tensor("one_double", TensorProto.DOUBLE, [], [1.0])
 HALF_DOUBLE = helper.make_tensor("half_double", TensorProto.DOUBLE, [], [0.5])

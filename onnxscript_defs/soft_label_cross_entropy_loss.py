@@ -164,14 +164,12 @@ def soft_label_cross_entropy_loss(
             loss = loss_sum / denominator
 
     if reduction == "none":
-        k_per_loss = op.Unsqueeze(dloss, class_axis)
+        k = op.Unsqueeze(dloss, class_axis)
     else:
         if reduction == "sum":
-            k_per_loss = op.Identity(dloss)
+            k = op.Identity(dloss)
         else:
-            k_per_loss = dloss / denominator
-    k = k_per_loss * s
-
+            k = dloss / denominator
     sum_a = op.ReduceSum(a, class_axis, keepdims=1)
     if z > zero:
         p_share = sum_a + two * z * lse_on_axis
@@ -179,9 +177,11 @@ def soft_label_cross_entropy_loss(
         p_share = op.Identity(sum_a)
     direction = p * p_share - a
     if from_logits == 1:
-        by_logits = direction * slope
+        by_logits = direction * s * slope
     else:
-        by_logits = op.Where(direction == zero, zero, direction * slope / x)
+        plain = op.Where(direction == zero, zero, direction * slope / x)
+        unweighted = op.Where(op.IsNaN(plain), plain, zero)
+        by_logits = op.Where(s == zero, unweighted, plain * s)
     gradient = k * by_logits
     dlogits = op.CastLike(gradient, logits)
     return loss, dlogits, lse
@@ -234,8 +234,8 @@ p_ic = softmax(x)_ic;  k_i = dloss_i (none), dloss (sum), dloss / D (mean)
         "A logit of -inf is a masked class: its gradient is that of p_ic = 0; its loss is +inf "
         "unless a_ic is 0.",
         "A class whose coefficient a_ic is 0 adds 0, also where its logit is -inf.",
-        "A position with nan, +inf, or nothing but -inf among its logits has a nan loss and "
-        "gradient.",
+        "A position with nan, +inf, or nothing but -inf among its x has a nan loss, lse and "
+        "gradient. With from_logits = 0 there is no such position.",
     ),
     sources=(
         "PyTorch, cross_entropy with class probabilities: "

@@ -148,8 +148,12 @@ def softmax_cross_entropy_loss(
         u_mean = op.Identity(one)
         u_y = op.Identity(one)
         u_y_on_axis = op.Identity(one)
-        s = sample_weight * (kept * w_y + e * w_mean)
-        s_on_axis = sample_weight_on_axis * (kept * w_y_on_axis + e * w_mean)
+        if e > zero:
+            s = sample_weight * (kept * w_y + e * w_mean)
+            s_on_axis = sample_weight_on_axis * (kept * w_y_on_axis + e * w_mean)
+        else:
+            s = sample_weight * w_y
+            s_on_axis = sample_weight_on_axis * w_y_on_axis
 
     u_neg_log_p_y = neg_log_p_y * u_y
     target_loss = op.Where(u_y == zero, nothing, u_neg_log_p_y)
@@ -203,14 +207,12 @@ def softmax_cross_entropy_loss(
             loss = loss_sum / denominator
 
     if reduction == "none":
-        k_per_loss = op.Unsqueeze(dloss, class_axis)
+        k = op.Unsqueeze(dloss, class_axis)
     else:
         if reduction == "sum":
-            k_per_loss = op.Identity(dloss)
+            k = op.Identity(dloss)
         else:
-            k_per_loss = dloss / denominator
-    k = k_per_loss * s_on_axis
-
+            k = dloss / denominator
     if e > zero:
         num_classes = op.Cast(op.Gather(op.Shape(logits), class_axis), to=stash_type)
         a_y = u_y_on_axis * kept
@@ -232,9 +234,11 @@ def softmax_cross_entropy_loss(
     minus_a_y = op.Where(valid_on_axis, op.Neg(a_y), zero)
     direction = op.ScatterElements(p_a, y_on_axis, minus_a_y, axis=axis, reduction="add")
     if from_logits == 1:
-        by_logits = direction * slope
+        by_logits = direction * s_on_axis * slope
     else:
-        by_logits = op.Where(direction == zero, zero, direction * slope / x)
+        plain = op.Where(direction == zero, zero, direction * slope / x)
+        unweighted = op.Where(op.IsNaN(plain), plain, zero)
+        by_logits = op.Where(s_on_axis == zero, unweighted, plain * s_on_axis)
     scaled = k * by_logits
     gradient = op.Where(valid_on_axis, scaled, zero)
     dlogits = op.CastLike(gradient, logits)
@@ -295,8 +299,8 @@ p_ic = softmax(x)_ic;  k_i = dloss_i (none), dloss (sum), dloss / D (mean)
         "the gradient of ignored positions 0.",
         "A logit of -inf is a masked class: its gradient is 0; as the target its loss is +inf.",
         "A class whose coefficient a_ic is 0 adds 0, also where its logit is -inf.",
-        "A position with nan, +inf, or nothing but -inf among its logits has a nan loss and "
-        "gradient.",
+        "A position with nan, +inf, or nothing but -inf among its x has a nan loss, lse and "
+        "gradient. With from_logits = 0 there is no such position.",
     ),
     sources=(
         "ONNX, SoftmaxCrossEntropyLoss-13: "

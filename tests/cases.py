@@ -161,19 +161,24 @@ def _cases(loss: str, traits: tuple[Trait, ...]) -> list[Case]:
 
 
 def _option_cases(loss: str, traits: tuple[Trait, ...]) -> list[Case]:
-    """Each trait in float32, float64 and one of the 16-bit dtypes, in two reductions.
+    """Each trait in float32 and another dtype or two, in two reductions.
 
-    A mean's trait has one dtype, in turn: 50 ms go into the function body of each new combination
-    of attributes, to which the 16-bit dtypes and float32 are the same.
+    50 ms go into the function body of each new combination of attributes, to which float32 and the
+    16-bit dtypes are the same: what both losses share is tried in float64 with one of them and in
+    16 bits with the other, and a mean's trait has one dtype, in turn.
     """
     cases = []
     for row, trait in enumerate(traits):
-        dtypes = ("float32", "float64", ("float16", "bfloat16")[row % 2])
+        narrow = ("float16", "bfloat16")[row // 2 % 2]
+        dtypes: tuple[str, ...] = ("float32", "float64", narrow)
         if trait.reductions == ("mean",):
             dtypes = (tuple(DTYPES)[row % 4],)
+        elif trait in SHARED_OPTIONS:
+            dtypes = ("float32", "float64" if row % 2 == (loss == HARD) else narrow)
         for column, dtype in enumerate(dtypes):
             if dtype in trait.dtypes:
-                reduction = trait.reductions[(row + column % 2) % len(trait.reductions)]
+                turn = row + (dtype == "float64")
+                reduction = trait.reductions[turn % len(trait.reductions)]
                 integer = ("int64", "int32")[(row // 2 + column) % 2]
                 label_dtype = integer if loss == HARD else dtype
                 cases.append(Case(loss, trait, dtype, label_dtype, reduction))

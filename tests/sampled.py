@@ -143,9 +143,7 @@ def node_model(
         "drawn_probabilities": (stash, (rows, columns)),
     }
     results = [port.name for port in op.outputs if drawn or not port.optional]
-    function = build_function(
-        SPEC, op, given=[*given, *results], opset=19, attributes=attributes
-    )
+    function = build_function(SPEC, op, given=[*given, *results], opset=19, attributes=attributes)
 
     def info(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), shape)
@@ -164,7 +162,12 @@ def node_model(
 
 
 def run_node(
-    op: OpSpec, arrays: Mapping[str, np.ndarray], *, library: bool, threads: int = 1, **settings: Any
+    op: OpSpec,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    library: bool,
+    threads: int = 1,
+    **settings: Any,
 ) -> dict[str, np.ndarray]:
     """The outputs of one node."""
     model = node_model(op, arrays, **settings)

@@ -7,8 +7,8 @@
 
 namespace onnxloss {
 
-// p(v) = log((v + 2) / (v + 1)) / log(K + 1), v in [0, K), with the divisor rounded to float: Paddle
-// holds it so, and it takes part in the draws.
+// p(v) = log((v + 2) / (v + 1)) / log(K + 1), v in [0, K), with the divisor rounded to float:
+// Paddle holds it so, and it takes part in the draws.
 class LogUniform {
  public:
   explicit LogUniform(int64_t classes);

@@ -23,20 +23,20 @@ struct SampledProblem {
   int64_t num_true;     // T
   int64_t num_samples;  // S
   bool remove_accidental_hits;
-  const void* logits;              // T [N, K]
-  const void* labels;              // [N, T]
-  const SampledClass* sorted;      // [S], or null where each row has its own samples
-  const int64_t* row_samples;      // [N, S], or null
-  const void* probabilities;       // S [N, T + S], or null for those of the draws:
-  const double* sampled_log_q;     // [S], as `sorted`
+  const void* logits;           // T [N, K]
+  const void* labels;           // [N, T]
+  const SampledClass* sorted;   // [S], or null where each row has its own samples
+  const int64_t* row_samples;   // [N, S], or null
+  const void* probabilities;    // S [N, T + S], or null for those of the draws:
+  const double* sampled_log_q;  // [S], as `sorted`
   double (*label_log_q)(const void* context, int64_t label);
   const void* log_q_context;
-  const void* dloss;       // S: one number, or [N]; null without gradient
+  const void* dloss;  // S: one number, or [N]; null without gradient
   bool dloss_per_row;
-  double denominator;      // what dloss is divided by
-  void* loss;              // S [N], or null where `row_losses` takes them
-  double* row_losses;      // [N], or null
-  void* dlogits;           // T [N, K], or null
+  double denominator;  // what dloss is divided by
+  void* loss;          // S [N], or null where `row_losses` takes them
+  double* row_losses;  // [N], or null
+  void* dlogits;       // T [N, K], or null
 };
 
 // Loss and gradient of rows [first, last). `scratch` has SampledScratchBytes.

@@ -56,8 +56,8 @@ void GatherSampled(const Columns<T>& columns, int64_t row) {
     }
     return;
   }
-  const Acc* q = static_cast<const Acc*>(problem.probabilities) + row * columns.count() +
-                 problem.num_true;
+  const Acc* q =
+      static_cast<const Acc*>(problem.probabilities) + row * columns.count() + problem.num_true;
   for (int64_t j = 0; j < problem.num_samples; ++j) {
     x[j] = ToFloat(logits[columns.sorted[j].value]) - Log(q[columns.sorted[j].column]);
   }
@@ -74,9 +74,9 @@ void GatherTrue(const Columns<T>& columns, int64_t row) {
                      : static_cast<const Acc*>(problem.probabilities) + row * columns.count();
   for (int64_t t = 0; t < problem.num_true; ++t) {
     const int64_t label = LabelOf<T>(problem, row, t);
-    const Acc log_q =
-        q != nullptr ? Log(q[t])
-                     : static_cast<Acc>(problem.label_log_q(problem.log_q_context, label));
+    const Acc log_q = q != nullptr
+                          ? Log(q[t])
+                          : static_cast<Acc>(problem.label_log_q(problem.log_q_context, label));
     columns.x[t] = ToFloat(logits[label]) - log_q;
     int64_t j = Find(columns.sorted, problem.num_samples, label);
     const bool hit = j < problem.num_samples && columns.sorted[j].value == label;

@@ -144,12 +144,12 @@ OrtStatus* StoreDrawn(const SampledLossKernel& kernel, OrtKernelContext* context
   const bool given = inputs.samples.present;
   const Shape samples_shape = given ? inputs.samples.shape : Shape{problem.num_samples};
   void* values = nullptr;
-  if (OrtStatus* status = GetOutput(kernel.api, context, kernel.op.drawn_samples(), samples_shape,
-                                    &values)) {
+  if (OrtStatus* status =
+          GetOutput(kernel.api, context, kernel.op.drawn_samples(), samples_shape, &values)) {
     return status;
   }
-  const int64_t* source = given ? static_cast<const int64_t*>(inputs.samples.data)
-                                : samples.draws.values.data();
+  const int64_t* source =
+      given ? static_cast<const int64_t*>(inputs.samples.data) : samples.draws.values.data();
   const int64_t count = problem.num_samples * (inputs.row_samples() ? problem.rows : 1);
   for (int64_t i = 0; values != nullptr && i < count; ++i) {
     static_cast<int64_t*>(values)[i] = source[i];
@@ -208,8 +208,8 @@ OrtStatus* Compute(const SampledLossKernel& kernel, OrtKernelContext* context) {
     if (OrtStatus* status = StoreDrawn(kernel, context, inputs, problem, samples)) return status;
   }
   if (op.has_gradient()) {
-    if (OrtStatus* status = GetOutput(kernel.api, context, op.dlogits(), inputs.logits.shape,
-                                      &problem.dlogits)) {
+    if (OrtStatus* status =
+            GetOutput(kernel.api, context, op.dlogits(), inputs.logits.shape, &problem.dlogits)) {
       return status;
     }
   }

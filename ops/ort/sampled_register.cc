@@ -43,10 +43,10 @@ OrtStatus* ReadInt(const OrtApi& api, const OrtKernelInfo* info, const char* op,
                            "an integer");
   }
   if (*value >= least && *value <= most) return nullptr;
-  const std::string range = most == least + 1
-                                ? std::to_string(least) + " or " + std::to_string(most)
-                                : "an integer in [" + std::to_string(least) + ", " +
-                                      std::to_string(most) + "]";
+  const std::string range =
+      most == least + 1
+          ? std::to_string(least) + " or " + std::to_string(most)
+          : "an integer in [" + std::to_string(least) + ", " + std::to_string(most) + "]";
   return InvalidArgument(api, op, name, std::to_string(*value), range);
 }
 
@@ -93,9 +93,9 @@ OrtStatus* ReadSampledAttributes(const OrtApi& api, const OrtKernelInfo* info,
   attributes->remove_accidental_hits = remove_accidental_hits == 1;
   attributes->seed = static_cast<uint32_t>(seed);
   if (stash_type != op.sum_type()) {
-    return InvalidArgument(api, op.name, "stash_type", std::to_string(stash_type),
-                           std::to_string(static_cast<int>(op.sum_type())) +
-                               " for logits of this type");
+    return InvalidArgument(
+        api, op.name, "stash_type", std::to_string(stash_type),
+        std::to_string(static_cast<int>(op.sum_type())) + " for logits of this type");
   }
   return ReadReduction(api, info, op.name, &attributes->reduction);
 }

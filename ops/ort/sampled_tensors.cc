@@ -37,8 +37,8 @@ OrtStatus* CheckClasses(const SampledLossKernel& kernel, const char* name, const
   const int64_t value = wide ? static_cast<const int64_t*>(tensor.data)[bad]
                              : static_cast<const int32_t*>(tensor.data)[bad];
   return InvalidArgument(kernel.api, kernel.op.name,
-                         std::string(name) + "[" + std::to_string(bad) + "]",
-                         std::to_string(value), "[0, " + std::to_string(classes) + ")");
+                         std::string(name) + "[" + std::to_string(bad) + "]", std::to_string(value),
+                         "[0, " + std::to_string(classes) + ")");
 }
 
 OrtStatus* CheckSamples(const SampledLossKernel& kernel, const SampledInputs& inputs) {
@@ -52,9 +52,8 @@ OrtStatus* CheckSamples(const SampledLossKernel& kernel, const SampledInputs& in
   }
   if (!inputs.samples.present) {
     if (count <= inputs.classes()) return nullptr;
-    return InvalidArgument(
-        kernel.api, kernel.op.name, "num_samples", std::to_string(count),
-        "at most the number of classes, " + std::to_string(inputs.classes()));
+    return InvalidArgument(kernel.api, kernel.op.name, "num_samples", std::to_string(count),
+                           "at most the number of classes, " + std::to_string(inputs.classes()));
   }
   if (OrtStatus* status =
           ExpectShape(kernel, "samples", inputs.samples, {{count}, {rows, count}})) {
@@ -107,14 +106,14 @@ OrtStatus* CheckSampledInputs(const SampledLossKernel& kernel, const SampledInpu
   }
   if (kernel.op.has_gradient()) {
     const bool none = kernel.attributes.reduction == Reduction::kNone;
-    if (OrtStatus* status = ExpectShape(kernel, "dloss", inputs.dloss,
-                                        {none ? Shape{inputs.rows()} : Shape{}})) {
+    if (OrtStatus* status =
+            ExpectShape(kernel, "dloss", inputs.dloss, {none ? Shape{inputs.rows()} : Shape{}})) {
       return status;
     }
   }
   if (OrtStatus* status = CheckSamples(kernel, inputs)) return status;
-  return CheckClasses(kernel, "labels", inputs.labels,
-                      kernel.op.label_kind == LabelKind::kIndex64, inputs.classes());
+  return CheckClasses(kernel, "labels", inputs.labels, kernel.op.label_kind == LabelKind::kIndex64,
+                      inputs.classes());
 }
 
 }  // namespace onnxloss::ort

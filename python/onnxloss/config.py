@@ -100,6 +100,7 @@ class LossConfig:
             names = ", ".join(spec.name for spec in CATALOGUE)
             raise expected(self.source, "op", self.op, f"one of {names}") from None
         object.__setattr__(self, "attributes", MappingProxyType(_complete(spec, self.attributes)))
+        _check_samples(self)
         if self.class_weights is not None:
             object.__setattr__(self, "class_weights", _weights(self.op, self.class_weights))
         if not isinstance(self.sample_weights, bool):
@@ -137,6 +138,21 @@ def _complete(spec: LossSpec, given: Mapping[str, Any]) -> dict[str, int | float
             raise expected(spec.name, name, value, attribute.allowed)
         values[name] = value
     return values
+
+
+def _check_samples(config: LossConfig) -> None:
+    """What only sampled losses have, and what they have not."""
+    drawn = bool(find(config.op).drawn)
+    ways = ("drawn", "shared", "with labels") if drawn else ("drawn",)
+    if config.samples not in ways:
+        raise expected(config.op, "samples", config.samples, " or ".join(ways))
+    if config.sample_values is not None and config.samples == "drawn":
+        raise LossError(f"{config.op}: sample_values are given; expected none beside drawn samples.")
+    if config.num_classes is not None and not drawn:
+        raise expected(config.op, "num_classes", config.num_classes, "None: the logits' size")
+    for name in ("class_weights", "sample_weights") if drawn else ():
+        if getattr(config, name) is not None and getattr(config, name) is not False:
+            raise LossError(f"{config.op}: {name} are given; expected none, the loss has no weights.")
 
 
 def _constant(op: str, weights: Any) -> np.ndarray:

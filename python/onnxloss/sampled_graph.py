@@ -166,9 +166,7 @@ def _add_samples(
     repeated = write.node("Slice", [inputs["samples"], start, split, axis])
     labels = write.cast(inputs["labels"], "int32", "int64") if _is_int32(at) else inputs["labels"]
     none = write.tensor(np.array(-1), "no_class")
-    inputs["labels"] = write.node(
-        "Where", [write.node("Equal", [labels, repeated]), labels, none]
-    )
+    inputs["labels"] = write.node("Where", [write.node("Equal", [labels, repeated]), labels, none])
     inputs["samples"] = write.node("Slice", [inputs["samples"], split, end, axis])
 
 

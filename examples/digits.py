@@ -10,11 +10,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import onnx
-import onnxloss
 import onnxruntime
-from onnxloss.training import TrainingLoop, initial_state, trained_model
 from sklearn.datasets import load_digits
 from tqdm import tqdm
+
+import onnxloss
+from onnxloss.training import TrainingLoop, initial_state, trained_model
 
 ROOT = Path(__file__).parent.parent
 FORWARD = ROOT / "models" / "digits_classifier.onnx"

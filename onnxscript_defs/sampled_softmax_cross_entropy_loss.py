@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """SampledSoftmaxCrossEntropyLoss: cross entropy of a softmax over true and sampled classes."""
 
-
 from __future__ import annotations
 
 import dataclasses

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """SoftLabelCrossEntropyLoss: cross entropy of softmax(logits) with label probabilities."""
 
-# ruff: noqa: F821  (onnxscript reads attribute names inside the function as values)
 from __future__ import annotations
 
 from onnxscript import opset19 as op
@@ -18,8 +17,8 @@ from .spec import (
     INFINITY,
     LABEL_SMOOTHING,
     LABEL_SMOOTHING_LOW,
-    LOGITS,
     LOGIT_SOFTCAP,
+    LOGITS,
     NAN,
     ONE,
     OPSET_VERSION,

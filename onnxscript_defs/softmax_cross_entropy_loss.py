@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """SoftmaxCrossEntropyLoss: cross entropy of softmax(logits) with integer labels."""
 
-# ruff: noqa: F821  (onnxscript reads attribute names inside the function as values)
 from __future__ import annotations
 
 from onnx import TensorProto
@@ -19,8 +18,8 @@ from .spec import (
     INFINITY,
     LABEL_SMOOTHING,
     LABEL_SMOOTHING_LOW,
-    LOGITS,
     LOGIT_SOFTCAP,
+    LOGITS,
     NAN,
     ONE,
     OPSET_VERSION,

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-import onnxloss
 from onnx import TensorProto, helper, numpy_helper
+
+import onnxloss
 
 Arrays = dict[str, np.ndarray]
 SMOOTHING = 0.1

@@ -17,9 +17,6 @@ from tests.cases import HARD, SOFT
 
 _FOLDER = Path(__file__).parent / "golden"
 
-WAYS = ("function body", "inlined")
-"""How losses with every attribute are run; "library" too, once its kernels know them all."""
-
 NAMED_DIFFERENCES = {
     "torch-058": "torch multiplies the softmax of an ignored row of nan by 0: a nan gradient. "
     "The row does not count: 0.",

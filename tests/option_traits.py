@@ -183,7 +183,9 @@ SCORES: tuple[Trait, ...] = (
     Trait("z_loss_sampled", (2, 3, 4), sampled=True, options={"z_loss": 0.125}),
     # u_i weighs the square too; w_c does not: it stays where every coefficient is 0.
     Trait("z_loss_position", (6, 10), weighted=True, options={**POSITION, "z_loss": 0.125}),
-    Trait("z_loss_zero_weights", (4, 12), zero_hit_weights, weighted=True, options={"z_loss": 0.125}),
+    Trait(
+        "z_loss_zero_weights", (4, 12), zero_hit_weights, weighted=True, options={"z_loss": 0.125}
+    ),
     Trait("z_loss_wide", (2, 21, 83), weighted=True, options={"z_loss": 0.125}),
     # All of the loss is the square of the only logit.
     Trait("z_loss_one_class", (4, 1), options={"z_loss": 0.125}, lse=True),

@@ -12,6 +12,9 @@ import onnxruntime
 
 import onnxloss
 
+WAYS = ("function body", "library", "inlined")
+"""How one exported loss is run; every test of numbers runs all of them."""
+
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 RUNTIME_ERRORS = (
     onnxruntime.capi.onnxruntime_pybind11_state.Fail,

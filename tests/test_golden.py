@@ -13,10 +13,9 @@ import pytest
 import onnxloss
 from tests import golden_cases as golden
 from tests.cases import SOFT
-from tests.runtime import RUNTIME_ERRORS, dtype_of, run_model
+from tests.runtime import RUNTIME_ERRORS, WAYS, dtype_of, run_model
 
 CASES = golden.load("torch")
-WAYS = ("function body", "library", "inlined")
 
 ways = pytest.mark.parametrize("way", WAYS)
 

@@ -14,7 +14,7 @@ import onnxloss
 from tests import golden_cases as golden
 from tests import reference
 from tests.cases import SOFT
-from tests.runtime import RUNTIME_ERRORS, dtype_of, run_model
+from tests.runtime import RUNTIME_ERRORS, WAYS, dtype_of, run_model
 
 CASES = golden.load("paddle")
 
@@ -51,7 +51,7 @@ def of_kind(kind: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases, ids=lambda case: f"{case.id}-{case.name}")
 
 
-ways = pytest.mark.parametrize("way", golden.WAYS)
+ways = pytest.mark.parametrize("way", WAYS)
 negative_smoothing_warns = pytest.mark.filterwarnings("ignore:from_paddle. label_smoothing is -0.1")
 
 

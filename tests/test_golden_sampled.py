@@ -13,10 +13,9 @@ from onnx import helper
 import onnxloss
 from onnxloss.sampled import PADDLE_SAMPLED, SETTINGS, TF_SAMPLED
 from tests import golden_cases as golden
-from tests.runtime import run_model
+from tests.runtime import WAYS, run_model
 
 GOLDEN = golden.load("sampled")
-WAYS = ("function body", "library", "inlined")
 
 ways = pytest.mark.parametrize("way", WAYS)
 both_ways = pytest.mark.parametrize("library", [False, True], ids=["body", "library"])

@@ -13,10 +13,9 @@ import pytest
 import onnxloss
 from tests import golden_cases as golden
 from tests import reference
-from tests.runtime import RUNTIME_ERRORS, dtype_of, run_model
+from tests.runtime import RUNTIME_ERRORS, WAYS, dtype_of, run_model
 
 CASES = (*golden.load("tf"), *golden.load("onnx"))
-WAYS = ("function body", "inlined")
 NAMED_DIFFERENCES = {
     "tf-086": "Keras's smoothing divides by the size of the last axis, so that the labels do not "
     "add up to 1; its gradient is p - t. Ours is the true derivative, p sum(t) - t.",

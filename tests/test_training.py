@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from onnxloss.training import TrainingLoop, initial_state, trained_model, training_step
 
+from onnxloss.training import TrainingLoop, initial_state, trained_model, training_step
 from tests.forward_models import CONFIG, SMOOTHING, Arrays, mlp, parameters_of, put_before_logits
 from tests.runtime import RUNTIME_ERRORS, make_session, run_session
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxloss
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnxloss.training import initial_state, training_step
 
+import onnxloss
+from onnxloss.training import initial_state, training_step
 from tests.forward_models import CONFIG, Arrays, convnet, mlp, model_of, put_before_logits, value
 from tests.runtime import make_session, run_session
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxloss
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnxloss.training import TrainingLoop, initial_state, trained_model, training_step
 
+import onnxloss
+from onnxloss.training import TrainingLoop, initial_state, trained_model, training_step
 from tests.forward_models import CONFIG, add_parameter, convnet, mlp, put_before_logits, value
 from tests.runtime import make_session
 

@@ -103,6 +103,11 @@ int64_t PositionsPerTask(int64_t classes, int64_t positions) {
   return unit * (at_most > 1 ? at_most : 1);
 }
 
-int64_t LabelsPerScan() { return 16384; }
+int64_t PositionsPerScan(const LossProblem& problem) {
+  constexpr int64_t kLabels = 16384;
+  const bool reads_rows = problem.label_kind == LabelKind::kProbabilities && problem.classes > 0;
+  const int64_t positions = reads_rows ? kLabels / problem.classes : kLabels;
+  return positions > 0 ? positions : 1;
+}
 
 }  // namespace onnxloss

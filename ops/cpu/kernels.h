@@ -9,6 +9,8 @@ namespace onnxloss {
 // The numbers are ONNX's own (TensorProto.DataType).
 enum class ElementType : int { kFloat32 = 1, kFloat16 = 10, kFloat64 = 11, kBFloat16 = 16 };
 enum class LabelKind : int { kIndex32, kIndex64, kProbabilities };
+// What the denominator of a mean adds up.
+enum class MeanOver : int { kWeights, kPositions, kValid, kNonzero };
 
 // One call of an operator. `logits` is [outer, classes, inner]; a position is an (outer, inner)
 // pair in row-major order, and there are outer * inner of them. S is the accumulator's type.
@@ -20,22 +22,33 @@ struct LossProblem {
   int64_t inner;
   double label_smoothing;
   int64_t ignore_index;
-  const void* logits;         // T [outer, classes, inner]
-  const void* labels;         // indices [outer, inner], or T as logits
-  const void* class_weights;  // S [classes], or null for ones
-  double total_weight;        // sum of the class weights, `classes` without
-  const void* dloss;          // S: one number, or one per position; null without gradient
+  const void* logits;  // T [outer, classes, inner]
+  const void* labels;  // indices [outer, inner], or T as logits
+  bool from_logits;    // else `logits` are probabilities
+  double z_loss;
+  double softcap;                // 0 for none
+  const void* class_weights;     // S [classes], or null for ones
+  double total_weight;           // sum of the class weights, `classes` without
+  const void* sample_weights;    // S [positions], or null for ones
+  bool class_weights_positions;  // class weights weigh positions, not the terms
+                                 // of their classes
+  MeanOver mean_over;
+  void* position_weights;  // S [positions] for what weighs positions, or null
+                           // where nothing does
+  const void* dloss;       // S: one number, or one per position; null without gradient
   bool dloss_per_position;
   double denominator;      // what dloss is divided by
   void* loss;              // S [positions], or null where only the sum is wanted
-  double* partial_losses;  // one per positions_per_partial positions, zero at first, or null
+  void* lse;               // S [positions], or null
+  double* partial_losses;  // one per positions_per_partial positions, zero at
+                           // first, or null
   int64_t positions_per_partial;
   void* dlogits;  // T as logits, or null
   bool stream;    // write dlogits past the caches
 };
 
-// Labels of positions [first, last): the sum of their class weights (their number without weights),
-// ignored ones left out, and the first position whose label is neither a class nor ignored, or -1.
+// Labels of positions [first, last): their share of the denominator of a mean,
+// and the first position whose label is neither a class nor ignored, or -1.
 struct LabelScan {
   double weight;
   int64_t first_bad;
@@ -43,6 +56,7 @@ struct LabelScan {
 
 struct CpuKernels {
   const char* instruction_set;
+  // Writes the position weights too.
   void (*scan_labels)(const LossProblem& problem, int64_t first, int64_t last, LabelScan* scan);
   // Loss and gradient of positions [first, last), a task as cut by PositionsPerTask.
   void (*run)(const LossProblem& problem, int64_t first, int64_t last);
@@ -59,7 +73,8 @@ bool SetInstructionSet(const char* name);
 int64_t PositionsPerPartial(int64_t classes);
 // How positions are cut into tasks, in whole partial sums.
 int64_t PositionsPerTask(int64_t classes, int64_t positions);
-int64_t LabelsPerScan();
+// Tasks of the pass over labels and weights.
+int64_t PositionsPerScan(const LossProblem& problem);
 
 // Rows no shorter than this are summed one by one, shorter ones many at a time.
 constexpr int64_t kSmallestLongRow = 192;

@@ -5,6 +5,7 @@
 #include "cpu/kernels.h"
 #include "rows/cross_entropy.h"
 #include "rows/soft_label_cross_entropy_loss.h"
+#include "rows/softcap.h"
 #include "rows/softmax_cross_entropy_loss.h"
 
 namespace onnxloss::ONNXLOSS_TARGET {
@@ -136,8 +137,9 @@ struct LaneTargets {
 template <class Acc>
 struct LaneResults {
   Lanes<Acc> loss;
+  Lanes<Acc> lse;
   Lanes<Acc> at_target;
-  Lanes<Acc> total;  // A
+  Lanes<Acc> total;  // A and the z-loss's share: the coefficient of p
   Lanes<Acc> sum_minus_one;
   Lanes<Acc> scale;  // k / sum
   Lanes<Acc> factor;
@@ -145,7 +147,7 @@ struct LaneResults {
 
 template <class Acc, class Row>
 inline void FinishLanes(const Row formula, const LaneStats<Acc>& stats,
-                        const LaneTargets<Acc>& targets, Acc known_total, bool gradient,
+                        const LaneTargets<Acc>& targets, Acc known_total, Acc z_loss, bool gradient,
                         LaneResults<Acc>* results) {
   const Acc* __restrict const max = stats.max.at;
   const Acc* __restrict const logit = targets.logit.at;
@@ -153,6 +155,7 @@ inline void FinishLanes(const Row formula, const LaneStats<Acc>& stats,
   const Acc* __restrict const live = targets.live.at;
   const Acc* __restrict const k = targets.k.at;
   Acc* __restrict const loss = results->loss.at;
+  Acc* __restrict const lse = results->lse.at;
   Acc* __restrict const at_target = results->at_target.at;
   Acc* __restrict const all = results->total.at;
   Acc* __restrict const sum_minus_one = results->sum_minus_one.at;
@@ -172,8 +175,10 @@ inline void FinishLanes(const Row formula, const LaneStats<Acc>& stats,
     const RowSoftmax<Acc> softmax = Finish(max[j], sum_minus_one[j]);
     const Target<Acc> target = {logit[j], Row::kHasTarget ? formula.keep * weight[j] : Acc{0},
                                 Row::kDense ? formula.uniform * weight[j] : Acc{0}};
-    loss[j] = TargetLoss(softmax, target, gap[j], total[j]);
+    lse[j] = LogSumExp(softmax);
+    loss[j] = TargetLoss(softmax, target, gap[j], total[j]) + ZLoss(z_loss, lse[j]);
     sum_minus_one[j] = softmax.sum_minus_one;
+    total[j] += ZLossShare(z_loss, lse[j]);
     all[j] = target.coefficient + total[j];
     sum[j] = softmax.sum;
   }
@@ -214,6 +219,23 @@ template <class Acc>
 inline void ExpLanes(const Acc* __restrict max, Acc* __restrict row) {
 #pragma omp simd
   for (int64_t j = 0; j < kTileLanes; ++j) row[j] = ExpNonPositive(row[j] - max[j]);
+}
+
+template <class Acc>
+inline void CapLanes(Acc cap, Acc* __restrict row) {
+#pragma omp simd
+  for (int64_t j = 0; j < kTileLanes; ++j) row[j] = SoftCap(row[j], cap);
+}
+
+// `row` was the gradient by the capped logits; it stays exactly 0 where nothing counts.
+template <class Acc>
+inline void ChainLanesThroughCap(Acc cap, const Acc* __restrict logits, const Acc* __restrict live,
+                                 Acc* __restrict row) {
+#pragma omp simd
+  for (int64_t j = 0; j < kTileLanes; ++j) {
+    const Acc chained = row[j] * SoftCapSlope(logits[j], cap);
+    row[j] = live[j] != 0 ? chained : Acc{0};
+  }
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

@@ -107,14 +107,30 @@ struct LongRows {
       : problem(typed),
         writer(typed.dlogits + (typed.dlogits == nullptr ? 0 : first * typed.raw.classes),
                typed.raw.stream),
-        keeps(typed.dlogits != nullptr && typed.raw.classes <= kKeptBlocks * kRowBlock) {}
+        keeps(typed.dlogits != nullptr && typed.raw.softcap == 0 &&
+              typed.raw.classes <= kKeptBlocks * kRowBlock) {}
 
   int64_t classes() const { return problem.raw.classes; }
   int64_t part(int64_t first) const {
     return classes() - first < kRowBlock ? classes() - first : kRowBlock;
   }
   const Acc* LoadLogits(int64_t first, int64_t n) {
-    return Load(problem.logits + position * classes() + first, n, -Infinity<Acc>(), block);
+    const Acc* x = Load(problem.logits + position * classes() + first, n, -Infinity<Acc>(), block);
+    if (problem.softcap == 0) return x;
+    const Acc cap = problem.softcap;
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) block[i] = SoftCap(x[i], cap);
+    for (int64_t i = n; i < RoundUp(n); ++i) block[i] = -Infinity<Acc>();
+    return block;
+  }
+
+  // The gradient in `block` was by the capped logits. Nothing is kept under a
+  // cap: the room of the exponentials takes the logits.
+  void ChainThroughCap(int64_t first, int64_t n) {
+    const Acc* x = Load(problem.logits + position * classes() + first, n, Acc{0}, kept);
+    const Acc cap = problem.softcap;
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) block[i] *= SoftCapSlope(x[i], cap);
   }
 
   // The dense coefficients of classes [first, first + n), followed by zeros.
@@ -201,6 +217,7 @@ struct LongRows {
         FormGradient(block, RoundUp(n), softmax, total, scale);
       }
       if (label >= first && label < first + n) block[label - first] = at_target;
+      if (problem.softcap > 0) ChainThroughCap(first, n);
       writer.Write(block, n);
     }
   }
@@ -208,42 +225,58 @@ struct LongRows {
   // The commonest block without a detour through the first cache; false where it is not one.
   bool StreamPlain(const Acc* x, int64_t n, Acc max, Acc factor, int64_t target) {
     if constexpr (Row::kDense || sizeof(T) != sizeof(Acc)) return false;
-    if (target >= 0 && target < n) return false;
+    if (problem.softcap > 0 || (target >= 0 && target < n)) return false;
     char* lines = writer.TakeLines(n);
     if (lines == nullptr) return false;
     StreamScaledExp(x, n, max, factor, lines);
     return true;
   }
 
-  // Writes the row's gradient and returns its loss.
+  RowSoftmax<Acc> Summarise() {
+    stats = {};
+    dense = {};
+    for (int64_t first = 0; first < classes(); first += kRowBlock) AddBlock(first, part(first));
+    return Finish(stats);
+  }
+
+  // An ignored row is read only where its lse is wanted.
+  void RunIgnored() {
+    const Acc lse = problem.lse != nullptr ? LogSumExp(Summarise()) : Acc{0};
+    if (problem.dlogits != nullptr) writer.WriteZeros(classes());
+    problem.Store(position, 0, lse);
+  }
+
+  // Writes the row's results and returns its loss.
   Acc Run(int64_t at) {
     position = at;
     int64_t label = -1;
     if constexpr (Row::kHasTarget) {
       label = problem.index(position);
       if (label == problem.raw.ignore_index) {
-        if (problem.dlogits != nullptr) writer.WriteZeros(classes());
+        RunIgnored();
         return 0;
       }
     }
-    stats = {};
-    dense = {};
-    for (int64_t first = 0; first < classes(); first += kRowBlock) AddBlock(first, part(first));
-    const RowSoftmax<Acc> softmax = Finish(stats);
+    const RowSoftmax<Acc> softmax = Summarise();
+    const Acc lse = LogSumExp(softmax);
     Target<Acc> target = {softmax.max, 0, 0};
     Acc dense_total = static_cast<Acc>(dense.total);
     if constexpr (Row::kHasTarget) {
       const Acc weight = problem.weight(label);
-      target = {ToFloat(problem.logits[position * classes() + label]), problem.row.keep * weight,
+      const Acc logit = ToFloat(problem.logits[position * classes() + label]);
+      target = {problem.Capped(logit), problem.row.keep * weight,
                 Row::kDense ? problem.row.uniform * weight : Acc{0}};
       dense_total = problem.dense_total();
     }
     if (problem.dlogits != nullptr) {
       const Acc k = problem.upstream(position);
-      const Acc at_target = TargetGradient(softmax, target, dense_total, k);
-      WriteGradient(softmax, target.coefficient + dense_total, k, label, at_target);
+      const Acc p_share = dense_total + ZLossShare(problem.z_loss, lse);
+      const Acc at_target = TargetGradient(softmax, target, p_share, k);
+      WriteGradient(softmax, target.coefficient + p_share, k, label, at_target);
     }
-    return TargetLoss(softmax, target, static_cast<Acc>(dense.gap), dense_total);
+    const Acc loss = TargetLoss(softmax, target, static_cast<Acc>(dense.gap), dense_total) +
+                     ZLoss(problem.z_loss, lse);
+    return problem.Store(position, loss, lse);
   }
 };
 
@@ -251,9 +284,7 @@ template <class T, class Row>
 void RunLongRows(const TypedProblem<T, Row>& problem, int64_t first, int64_t last) {
   LongRows<T, Row> rows(problem, first);
   for (int64_t position = first; position < last; ++position) {
-    const Accumulator<T> loss = rows.Run(position);
-    if (problem.loss != nullptr) problem.loss[position] = loss;
-    problem.AddToPartial(position, static_cast<double>(loss));
+    problem.AddToPartial(position, static_cast<double>(rows.Run(position)));
   }
   rows.writer.Finish();
 }

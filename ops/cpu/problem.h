@@ -5,6 +5,7 @@
 #include "cpu/kernels.h"
 #include "rows/math.h"
 #include "rows/soft_label_cross_entropy_loss.h"
+#include "rows/softcap.h"
 #include "rows/softmax_cross_entropy_loss.h"
 
 namespace onnxloss::ONNXLOSS_TARGET {
@@ -17,8 +18,12 @@ struct TypedProblem {
   Row row;
   const T* logits = static_cast<const T*>(raw.logits);
   const Acc* class_weights = static_cast<const Acc*>(raw.class_weights);
+  const Acc* position_weights = static_cast<const Acc*>(raw.position_weights);
   const Acc* dloss = static_cast<const Acc*>(raw.dloss);
+  const Acc z_loss = static_cast<Acc>(raw.z_loss);
+  const Acc softcap = static_cast<Acc>(raw.softcap);
   Acc* loss = static_cast<Acc*>(raw.loss);
+  Acc* lse = static_cast<Acc*>(raw.lse);
   T* dlogits = static_cast<T*>(raw.dlogits);
 
   const T* probabilities() const { return static_cast<const T*>(raw.labels); }
@@ -28,10 +33,33 @@ struct TypedProblem {
                : static_cast<const int32_t*>(raw.labels)[position];
   }
   Acc weight(int64_t c) const { return class_weights == nullptr ? Acc{1} : class_weights[c]; }
-  // k in the formulas of the rows.
+  double plain_k(int64_t position) const {
+    return static_cast<double>(dloss[raw.dloss_per_position ? position : 0]) / raw.denominator;
+  }
+  Acc plain_upstream(int64_t position) const { return static_cast<Acc>(plain_k(position)); }
+  // k in the formulas of the rows, with what weighs the position.
   Acc upstream(int64_t position) const {
-    return static_cast<Acc>(static_cast<double>(dloss[raw.dloss_per_position ? position : 0]) /
-                            raw.denominator);
+    const double weight =
+        position_weights == nullptr ? 1 : static_cast<double>(position_weights[position]);
+    return static_cast<Acc>(plain_k(position) * weight);
+  }
+  bool upstream_per_position() const {
+    return raw.dloss_per_position || position_weights != nullptr;
+  }
+  Acc Capped(Acc logit) const { return softcap > 0 ? SoftCap(logit, softcap) : logit; }
+  Acc CapSlope(Acc logit) const { return softcap > 0 ? SoftCapSlope(logit, softcap) : Acc{1}; }
+  // A weight of 0 takes away an infinite loss, but not a nan.
+  Acc Weighted(int64_t position, Acc plain) const {
+    if (position_weights == nullptr) return plain;
+    const Acc weight = position_weights[position];
+    return weight == 0 && plain == plain ? Acc{0} : weight * plain;
+  }
+  // Writes what is wanted of a position's results; returns its weighted loss.
+  Acc Store(int64_t position, Acc plain, Acc log_sum_exp) const {
+    const Acc weighted = Weighted(position, plain);
+    if (loss != nullptr) loss[position] = weighted;
+    if (lse != nullptr) lse[position] = log_sum_exp;
+    return weighted;
   }
   void AddToPartial(int64_t position, double loss) const {
     if (raw.partial_losses == nullptr) return;

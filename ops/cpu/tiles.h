@@ -84,6 +84,9 @@ struct Tile {
 
   void LoadPart(int64_t c0, int64_t n) {
     LoadClasses(problem.logits, c0, n, x);
+    if (problem.softcap > 0) {
+      for (int64_t c = 0; c < n; ++c) CapLanes(problem.softcap, row(c));
+    }
     if constexpr (!Row::kHasTarget) LoadClasses(problem.probabilities(), c0, n, probabilities);
   }
 
@@ -109,7 +112,7 @@ struct Tile {
     Fill(&targets.weight, Acc{0});
     Fill(&targets.live, Acc{1});
     Fill(&targets.k, gradient ? problem.upstream(first) : Acc{0});
-    if (gradient && problem.raw.dloss_per_position) {
+    if (gradient && problem.upstream_per_position()) {
       for (int64_t j = 0; j < lanes; ++j) targets.k[j] = problem.upstream(first + j);
     }
     if constexpr (Row::kHasTarget) {
@@ -174,7 +177,19 @@ struct Tile {
                     row(c));
       }
       ForTargets(c0, n, [&](int64_t lane, Acc* at) { *at = results.at_target[lane]; });
+      if (problem.softcap > 0) ChainThroughCap(c0, n);
       StoreGradient(c0, n);
+    }
+  }
+
+  // The logits once more: x has become the gradient by the capped ones.
+  void ChainThroughCap(int64_t c0, int64_t n) {
+    Lanes<Acc> logits = {};
+    for (int64_t c = 0; c < n; ++c) {
+      ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
+        Widen(problem.logits + offset + (c0 + c) * inner(), run, logits.at + lane);
+      });
+      ChainLanesThroughCap(problem.softcap, logits.at, targets.live.at, row(c));
     }
   }
 
@@ -182,12 +197,12 @@ struct Tile {
     const bool gradient = problem.dlogits != nullptr;
     LoadTargets();
     Summarise();
-    FinishLanes(problem.row, stats, targets, problem.dense_total(), gradient, &results);
+    FinishLanes(problem.row, stats, targets, problem.dense_total(), problem.z_loss, gradient,
+                &results);
     if (gradient) FormGradient();
     double sum = 0;
     for (int64_t j = 0; j < lanes; ++j) {
-      if (problem.loss != nullptr) problem.loss[first + j] = results.loss[j];
-      sum += static_cast<double>(results.loss[j]);
+      sum += static_cast<double>(problem.Store(first + j, results.loss[j], results.lse[j]));
     }
     problem.AddToPartial(first, sum);
   }

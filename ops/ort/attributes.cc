@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include <cmath>
+#include <limits>
 #include <string>
 
 #include "ort/operator.h"
@@ -52,19 +52,49 @@ const char* NameOf(ElementType type) {
   return "unknown";
 }
 
-OrtStatus* ReadReduction(const Reader& read, Reduction* reduction) {
-  std::string name;
-  if (OrtStatus* status = read.String("reduction", &name)) return status;
-  if (name == "none") {
-    *reduction = Reduction::kNone;
-  } else if (name == "mean") {
-    *reduction = Reduction::kMean;
-  } else if (name == "sum") {
-    *reduction = Reduction::kSum;
-  } else {
-    return InvalidArgument(read.api, read.op, "reduction", Quoted(name),
-                           "\"none\" or \"mean\" or \"sum\"");
+// The names' order is that of the enumeration.
+template <class Choice, size_t kCount>
+OrtStatus* ReadChoice(const Reader& read, const char* attribute, const char* const (&names)[kCount],
+                      Choice* choice) {
+  std::string given;
+  if (OrtStatus* status = read.String(attribute, &given)) return status;
+  std::string allowed;
+  for (size_t i = 0; i < kCount; ++i) {
+    if (given == names[i]) {
+      *choice = static_cast<Choice>(i);
+      return nullptr;
+    }
+    allowed += (i > 0 ? " or " : "") + Quoted(names[i]);
   }
+  return InvalidArgument(read.api, read.op, attribute, Quoted(given), allowed);
+}
+
+OrtStatus* ReadMean(const Reader& read, bool probabilities, Attributes* attributes) {
+  MeanOver* over = &attributes->mean_over;
+  if (!probabilities) {
+    static const char* const kNames[] = {"weights", "positions", "valid", "nonzero"};
+    if (OrtStatus* status = ReadChoice(read, "mean_over", kNames, over)) return status;
+  } else {
+    // In the order of the operator's own reference.
+    static const char* const kNames[] = {"positions", "weights", "nonzero"};
+    static const MeanOver kChoices[] = {MeanOver::kPositions, MeanOver::kWeights,
+                                        MeanOver::kNonzero};
+    size_t index = 0;
+    if (OrtStatus* status = ReadChoice(read, "mean_over", kNames, &index)) return status;
+    *over = kChoices[index];
+  }
+  static const char* const kEmpty[] = {"nan", "sum", "zero"};
+  return ReadChoice(read, "empty_mean", kEmpty, &attributes->empty_mean);
+}
+
+OrtStatus* ReadFactor(const Reader& read, const char* name, double* factor) {
+  float value = 0;
+  if (OrtStatus* status = read.Float(name, &value)) return status;
+  if (!(value >= 0 && value <= std::numeric_limits<float>::max())) {
+    return InvalidArgument(read.api, read.op, name, ToString(value),
+                           "a number in [0, 3.40282e+38]");
+  }
+  *factor = static_cast<double>(value);
   return nullptr;
 }
 
@@ -95,7 +125,28 @@ OrtStatus* ReadAttributes(const OrtApi& api, const OrtKernelInfo* info, const Op
   if (op.label_kind != LabelKind::kProbabilities) {
     if (OrtStatus* status = read.Int("ignore_index", &attributes->ignore_index)) return status;
   }
-  if (OrtStatus* status = ReadReduction(read, &attributes->reduction)) return status;
+  static const char* const kReductions[] = {"none", "mean", "sum"};
+  if (OrtStatus* status = ReadChoice(read, "reduction", kReductions, &attributes->reduction)) {
+    return status;
+  }
+  const bool probabilities = op.label_kind == LabelKind::kProbabilities;
+  if (OrtStatus* status = ReadMean(read, probabilities, attributes)) return status;
+  static const char* const kWeightings[] = {"class", "position"};
+  size_t weighting = 0;
+  if (OrtStatus* status = ReadChoice(read, "class_weighting", kWeightings, &weighting)) {
+    return status;
+  }
+  attributes->class_weights_positions = weighting == 1;
+  int64_t from_logits = 0;
+  if (OrtStatus* status = read.Int("from_logits", &from_logits)) return status;
+  if (from_logits != 0 && from_logits != 1) {
+    return InvalidArgument(api, op.name, "from_logits", std::to_string(from_logits), "0 or 1");
+  }
+  attributes->from_logits = from_logits == 1;
+  if (OrtStatus* status = ReadFactor(read, "z_loss", &attributes->z_loss)) return status;
+  if (OrtStatus* status = ReadFactor(read, "logit_softcap", &attributes->logit_softcap)) {
+    return status;
+  }
   if (OrtStatus* status = ReadSmoothing(read, op.type, &attributes->label_smoothing)) return status;
   int64_t stash_type = 0;
   if (OrtStatus* status = read.Int("stash_type", &stash_type)) return status;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "ort/loss_kernel.h"
 
+#include <limits>
 #include <string>
 
 #include "ort/tensors.h"
@@ -59,21 +60,36 @@ OrtStatus* BadLabel(const LossKernel& kernel, const LossProblem& problem, int64_
                              std::to_string(problem.ignore_index));
 }
 
-// Checks the labels; `weight` is the sum of their class weights, the denominator of a mean.
+// Checks the labels and weighs the positions; `total` is the denominator of a
+// mean.
 OrtStatus* ScanLabels(const LossKernel& kernel, const OrtKernelContext* context,
-                      const LossProblem& problem, int64_t positions, double* weight) {
-  LossProblem scanned = problem;
-  if (kernel.attributes.reduction != Reduction::kMean) scanned.class_weights = nullptr;
-  Loop loop{kernel, scanned, Kernels(), positions, LabelsPerScan(), nullptr};
+                      const LossProblem& problem, int64_t positions, double* total) {
+  Loop loop{kernel, problem, Kernels(), positions, PositionsPerScan(problem), nullptr};
   std::vector<LabelScan> scans(static_cast<size_t>(loop.tasks()));
   loop.scans = scans.data();
   if (OrtStatus* status = ParallelFor(context, loop, ScanTask)) return status;
-  *weight = 0;
+  *total = 0;
   for (const LabelScan& scan : scans) {
     if (scan.first_bad >= 0) return BadLabel(kernel, problem, scan.first_bad);
-    *weight += scan.weight;
+    *total += scan.weight;
   }
   return nullptr;
+}
+
+// What a mean is divided by: a denominator of 0 becomes what the attribute
+// says.
+double Denominator(const LossKernel& kernel, double total) {
+  if (kernel.attributes.reduction != Reduction::kMean) return 1;
+  if (total != 0) return total;
+  switch (kernel.attributes.empty_mean) {
+    case EmptyMean::kNan:
+      return std::numeric_limits<double>::quiet_NaN();
+    case EmptyMean::kSum:
+      return 1;
+    case EmptyMean::kZero:
+      break;
+  }
+  return std::numeric_limits<double>::infinity();
 }
 
 template <class Acc>
@@ -115,6 +131,14 @@ LossProblem Describe(const LossKernel& kernel, const Inputs& inputs, const View&
   problem.logits = inputs.logits.data;
   problem.labels = inputs.labels.data;
   problem.class_weights = inputs.class_weights.present ? inputs.class_weights.data : nullptr;
+  problem.sample_weights = inputs.sample_weights.present ? inputs.sample_weights.data : nullptr;
+  problem.class_weights_positions = kernel.attributes.class_weights_positions;
+  // A reduction that needs no denominator needs no sum of weights either.
+  const bool mean = kernel.attributes.reduction == Reduction::kMean;
+  problem.mean_over = mean ? kernel.attributes.mean_over : MeanOver::kPositions;
+  problem.from_logits = kernel.attributes.from_logits;
+  problem.z_loss = kernel.attributes.z_loss;
+  problem.softcap = kernel.attributes.logit_softcap;
   problem.dloss = inputs.dloss.data;
   problem.dloss_per_position = kernel.attributes.reduction == Reduction::kNone;
   problem.denominator = 1;
@@ -139,13 +163,26 @@ OrtStatus* Compute(const LossKernel& kernel, OrtKernelContext* context) {
   if (OrtStatus* status = CheckShapes(kernel, inputs, &view)) return status;
   LossProblem problem = Describe(kernel, inputs, view);
   const bool reduced = kernel.attributes.reduction != Reduction::kNone;
-  double weight = static_cast<double>(view.positions());
-  if (op.label_kind != LabelKind::kProbabilities && view.positions() > 0) {
-    if (OrtStatus* status = ScanLabels(kernel, context, problem, view.positions(), &weight)) {
+  const bool probabilities = op.label_kind == LabelKind::kProbabilities;
+  // Probabilities need not add up to 1, so they weigh a position without class weights too.
+  const bool classes_weigh = probabilities || problem.class_weights != nullptr;
+  const bool weighs_positions =
+      problem.sample_weights != nullptr || (problem.class_weights_positions && classes_weigh);
+  std::vector<double> position_weights;  // room for floats too
+  if (weighs_positions) position_weights.resize(static_cast<size_t>(view.positions()));
+  problem.position_weights = weighs_positions ? position_weights.data() : nullptr;
+  double total = static_cast<double>(view.positions());
+  const bool scans = !probabilities || weighs_positions;
+  if (scans && view.positions() > 0) {
+    if (OrtStatus* status = ScanLabels(kernel, context, problem, view.positions(), &total)) {
       return status;
     }
   }
-  if (kernel.attributes.reduction == Reduction::kMean) problem.denominator = weight;
+  problem.denominator = Denominator(kernel, total);
+  if (problem.class_weights_positions) {
+    problem.class_weights = nullptr;
+    problem.total_weight = static_cast<double>(view.classes);
+  }
 
   void* loss = nullptr;
   if (op.has_loss()) {
@@ -156,6 +193,12 @@ OrtStatus* Compute(const LossKernel& kernel, OrtKernelContext* context) {
   if (op.has_gradient()) {
     if (OrtStatus* status =
             GetOutput(kernel.api, context, op.dlogits(), inputs.logits.shape, &problem.dlogits)) {
+      return status;
+    }
+  }
+  if (op.has_loss()) {
+    if (OrtStatus* status =
+            GetOutput(kernel.api, context, op.lse(), view.positions_shape, &problem.lse)) {
       return status;
     }
   }
@@ -175,8 +218,7 @@ OrtStatus* Compute(const LossKernel& kernel, OrtKernelContext* context) {
     for (const double partial : partial_losses) sum += partial;
   }
   if (loss != nullptr && reduced) {
-    const double divisor = kernel.attributes.reduction == Reduction::kMean ? weight : 1;
-    StoreReduced(problem, sum / divisor, loss);
+    StoreReduced(problem, sum / problem.denominator, loss);
   }
   return nullptr;
 }

@@ -9,6 +9,8 @@ namespace onnxloss::ort {
 
 enum class Form { kLoss, kGradient, kLossAndGradient };
 enum class Reduction { kNone, kMean, kSum };
+// What replaces a denominator of 0: nan, 1 or infinity.
+enum class EmptyMean { kNan, kSum, kZero };
 
 // One registration: an operator for one type of logits and one of labels.
 struct Operator {
@@ -19,21 +21,24 @@ struct Operator {
 
   bool has_loss() const { return form != Form::kGradient; }
   bool has_gradient() const { return form != Form::kLoss; }
-  // Inputs: dloss (with a gradient), logits, labels, class_weights (optional).
+  // Inputs: dloss (with a gradient), logits, labels; optional: class_weights,
+  // sample_weights.
   size_t dloss() const { return 0; }
   size_t logits() const { return has_gradient() ? 1 : 0; }
   size_t labels() const { return logits() + 1; }
   size_t class_weights() const { return logits() + 2; }
-  size_t inputs() const { return logits() + 3; }
-  // Outputs: loss, dlogits.
+  size_t sample_weights() const { return logits() + 3; }
+  size_t inputs() const { return logits() + 4; }
+  // Outputs: loss, dlogits, as the form has them; beside a loss, optional: lse.
   size_t loss() const { return 0; }
   size_t dlogits() const { return has_loss() ? 1 : 0; }
-  size_t outputs() const { return form == Form::kLossAndGradient ? 2 : 1; }
+  size_t lse() const { return dlogits() + (has_gradient() ? 1 : 0); }
+  size_t outputs() const { return lse() + (has_loss() ? 1 : 0); }
 
   ONNXTensorElementDataType logits_type() const {
     return static_cast<ONNXTensorElementDataType>(type);
   }
-  // The type of loss, dloss and class_weights.
+  // The type of loss, lse, dloss and the weights.
   ONNXTensorElementDataType sum_type() const {
     return type == ElementType::kFloat64 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE
                                          : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
@@ -57,6 +62,12 @@ struct Attributes {
   int64_t axis;
   int64_t ignore_index;  // SoftmaxCrossEntropyLoss only
   Reduction reduction;
+  MeanOver mean_over;
+  EmptyMean empty_mean;
+  bool class_weights_positions;  // class_weighting "position"
+  bool from_logits;
+  double z_loss;
+  double logit_softcap;
   double label_smoothing;  // label_smoothing + label_smoothing_low
 };
 

@@ -39,7 +39,13 @@ ONNXTensorElementDataType OutputType(const OrtCustomOp* custom_op, size_t index)
 }
 
 OrtCustomOpInputOutputCharacteristic InputCharacteristic(const OrtCustomOp* op, size_t index) {
-  return index == OperatorOf(op).class_weights() ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
+  return index >= OperatorOf(op).class_weights() ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
+}
+
+OrtCustomOpInputOutputCharacteristic OutputCharacteristic(const OrtCustomOp* custom_op,
+                                                          size_t index) {
+  const Operator& op = OperatorOf(custom_op);
+  return op.has_loss() && index == op.lse() ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
 }
 
 OrtStatus* CreateKernel(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info,
@@ -67,7 +73,7 @@ Registration Register(const Operator& op) {
   made.GetOutputTypeCount = [](const OrtCustomOp* self) { return OperatorOf(self).outputs(); };
   made.KernelDestroy = [](void* kernel) { DestroyLossKernel(static_cast<LossKernel*>(kernel)); };
   made.GetInputCharacteristic = InputCharacteristic;
-  made.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
+  made.GetOutputCharacteristic = OutputCharacteristic;
   made.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
   made.GetVariadicInputMinArity = [](const OrtCustomOp*) { return 0; };
   made.GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };

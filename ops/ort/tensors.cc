@@ -62,7 +62,8 @@ OrtStatus* ReadInputs(const LossKernel& kernel, const OrtKernelContext* context,
   const Port ports[] = {{"dloss", op.dloss(), &inputs->dloss, op.has_gradient()},
                         {"logits", op.logits(), &inputs->logits, true},
                         {"labels", op.labels(), &inputs->labels, true},
-                        {"class_weights", op.class_weights(), &inputs->class_weights, false}};
+                        {"class_weights", op.class_weights(), &inputs->class_weights, false},
+                        {"sample_weights", op.sample_weights(), &inputs->sample_weights, false}};
   for (const Port& port : ports) {
     if (port.tensor == &inputs->dloss && !op.has_gradient()) continue;
     if (OrtStatus* status = ReadInput(kernel.api, context, port.index, port.tensor)) return status;
@@ -109,6 +110,12 @@ OrtStatus* CheckShapes(const LossKernel& kernel, const Inputs& inputs, View* vie
   if (inputs.class_weights.present) {
     if (OrtStatus* status =
             ExpectShape(kernel, "class_weights", inputs.class_weights, {view->classes})) {
+      return status;
+    }
+  }
+  if (inputs.sample_weights.present) {
+    if (OrtStatus* status =
+            ExpectShape(kernel, "sample_weights", inputs.sample_weights, view->positions_shape)) {
       return status;
     }
   }

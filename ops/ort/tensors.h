@@ -18,6 +18,7 @@ struct Inputs {
   Tensor logits;
   Tensor labels;
   Tensor class_weights;
+  Tensor sample_weights;
 };
 
 // logits as [outer, classes, inner], and the shape of one number per position.

@@ -147,12 +147,16 @@ def _check_samples(config: LossConfig) -> None:
     if config.samples not in ways:
         raise expected(config.op, "samples", config.samples, " or ".join(ways))
     if config.sample_values is not None and config.samples == "drawn":
-        raise LossError(f"{config.op}: sample_values are given; expected none beside drawn samples.")
+        raise LossError(
+            f"{config.op}: sample_values are given; expected none beside drawn samples."
+        )
     if config.num_classes is not None and not drawn:
         raise expected(config.op, "num_classes", config.num_classes, "None: the logits' size")
     for name in ("class_weights", "sample_weights") if drawn else ():
         if getattr(config, name) is not None and getattr(config, name) is not False:
-            raise LossError(f"{config.op}: {name} are given; expected none, the loss has no weights.")
+            raise LossError(
+                f"{config.op}: {name} are given; expected none, the loss has no weights."
+            )
 
 
 def _constant(op: str, weights: Any) -> np.ndarray:

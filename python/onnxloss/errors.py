@@ -17,7 +17,9 @@ def expected(where: str, name: str, value: Any, allowed: str) -> LossError:
     return LossError(f"{where}: {name} is {shown}; expected {allowed}.")
 
 
-def expected_shape(where: str, name: str, given: Sequence[Any], *allowed: Sequence[Any]) -> LossError:
+def expected_shape(
+    where: str, name: str, given: Sequence[Any], *allowed: Sequence[Any]
+) -> LossError:
     """The error `<where>: shape of <name> is [2, 3]; expected [2] or [2, 1].`"""
     shapes = " or ".join(_shown(shape) for shape in allowed)
     return LossError(f"{where}: shape of {name} is {_shown(given)}; expected {shapes}.")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -39,14 +39,14 @@ def sampled_layout(
     if len(logits) != 2:
         raise expected_shape(config.op, "logits", logits, ("N", config.num_classes or "K"))
     rows, classes = logits
+    num_true, count = _sizes(config)
     if config.num_classes is not None:
         logits = graphs.fitting(config.op, "logits", logits, (rows, config.num_classes))
     elif isinstance(classes, int) and config.samples == "drawn":
-        count = config.attributes["num_samples"]
         if count > classes:
             allowed = f"at most the number of classes, {classes}"
             raise expected(config.op, "num_samples", count, allowed)
-    wanted = (rows, config.attributes["num_true"])
+    wanted: Shape = (rows, num_true)
     given = wanted if labels is None else graphs.fitting(config.op, "labels", labels, wanted)
     loss: Shape = (rows,) if config.attributes["reduction"] == "none" else ()
     if loss and config.loss_axis == "kept":
@@ -89,7 +89,7 @@ def add_sampled_loss(
     shown |= {name: f"{ports.prefix}{name}" for name in extra}
     made |= {name: shown.get(name) or write.free(name) for name in drawn}
     op = config.spec.loss_and_grad if gradient else config.spec.forward
-    values = {**config.attributes, "stash_type": onnx_type(stash)}
+    values: dict[str, Any] = {**config.attributes, "stash_type": onnx_type(stash)}
     node = helper.make_node(
         op.name,
         graphs._positional(op.inputs, inputs),
@@ -117,14 +117,19 @@ def add_sampled_loss(
     entry.key, entry.value = f"{DOMAIN}.{ports.loss}", graphs._describe(config)
 
 
+def _sizes(config: LossConfig) -> tuple[int, int]:
+    """T and S."""
+    return int(config.attributes["num_true"]), int(config.attributes["num_samples"])
+
+
 def _columns_shape(config: LossConfig, at: Layout) -> Shape:
-    return (at.logits[0], config.attributes["num_true"] + config.attributes["num_samples"])
+    return (at.logits[0], sum(_sizes(config)))
 
 
 def _samples_shape(config: LossConfig, at: Layout) -> Shape:
     """The shape that the operator's samples have."""
-    shared = (config.attributes["num_samples"],)
-    return (at.logits[0], *shared) if config.samples == "with labels" else shared
+    _, count = _sizes(config)
+    return (at.logits[0], count) if config.samples == "with labels" else (count,)
 
 
 def _add_samples(
@@ -159,10 +164,10 @@ def _add_samples(
         return
     # The labels stand twice in the graph's inputs: where they differ, the operator meets a label
     # out of range.
-    count = config.attributes["num_true"]
+    num_true, count = _sizes(config)
     axis, start = write.tensor(np.array([1]), "class_axis"), write.tensor(np.array([0]), "first")
-    split = write.tensor(np.array([count]), "num_true")
-    end = write.tensor(np.array([columns[1]]), "num_columns")
+    split = write.tensor(np.array([num_true]), "num_true")
+    end = write.tensor(np.array([num_true + count]), "num_columns")
     repeated = write.node("Slice", [inputs["samples"], start, split, axis])
     labels = write.cast(inputs["labels"], "int32", "int64") if _is_int32(at) else inputs["labels"]
     none = write.tensor(np.array(-1), "no_class")

@@ -35,8 +35,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 import onnxloss  # noqa: E402
 from onnxloss.from_paddle import SETTINGS  # noqa: E402
-from tests.golden_cases import WAYS  # noqa: E402
-from tests.runtime import RUNTIME_ERRORS, run_model  # noqa: E402
+from tests.runtime import RUNTIME_ERRORS, WAYS, run_model  # noqa: E402
 
 _EXAMPLES = int(os.environ.get("ONNXLOSS_EXAMPLES", "2500"))
 _TOLERANCE = {"float32": 2e-5, "float64": 1e-12}

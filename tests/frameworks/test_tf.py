@@ -28,10 +28,9 @@ from keras.src.losses.loss import reduce_weighted_values  # noqa: E402
 
 import onnxloss  # noqa: E402
 from onnxloss.from_tf import SETTINGS  # noqa: E402
-from tests.runtime import RUNTIME_ERRORS, dtype_of, run_model  # noqa: E402
+from tests.runtime import RUNTIME_ERRORS, WAYS, dtype_of, run_model  # noqa: E402
 
 EXAMPLES = int(os.environ.get("ONNXLOSS_EXAMPLES", "2000"))
-WAYS = ("body", "inlined")
 TOLERANCES = {"float64": 2e-5, "float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
 """By the loss's dtype; TensorFlow computes most float64 losses in float32."""
 APIS = {

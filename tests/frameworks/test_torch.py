@@ -20,7 +20,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 import onnxloss  # noqa: E402
 from onnxloss.from_torch import SETTINGS  # noqa: E402
-from tests.runtime import run_model  # noqa: E402
+from tests.runtime import WAYS, run_model  # noqa: E402
 
 _EXAMPLES = int(os.environ.get("ONNXLOSS_EXAMPLES", "2000"))
 _DTYPES = {
@@ -46,7 +46,7 @@ def _configurations(draw: st.DrawFn) -> dict:
         "ignore_index": draw(st.sampled_from((-100, -1, 0, 1, 255, 2**40))),
         "weight": draw(st.sampled_from((None, "random", "some zero"))),
         "module": draw(st.booleans()),
-        "way": draw(st.sampled_from(("body", "library", "inlined"))),
+        "way": draw(st.sampled_from(WAYS)),
         "seed": draw(st.integers(0, 2**32 - 1)),
     }
 

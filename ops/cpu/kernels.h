@@ -30,25 +30,22 @@ struct LossProblem {
   const void* class_weights;     // S [classes], or null for ones
   double total_weight;           // sum of the class weights, `classes` without
   const void* sample_weights;    // S [positions], or null for ones
-  bool class_weights_positions;  // class weights weigh positions, not the terms
-                                 // of their classes
+  bool class_weights_positions;  // they weigh positions, not the terms of their classes
   MeanOver mean_over;
-  void* position_weights;  // S [positions] for what weighs positions, or null
-                           // where nothing does
+  void* position_weights;  // S [positions], or null where nothing weighs positions
   const void* dloss;       // S: one number, or one per position; null without gradient
   bool dloss_per_position;
   double denominator;      // what dloss is divided by
   void* loss;              // S [positions], or null where only the sum is wanted
   void* lse;               // S [positions], or null
-  double* partial_losses;  // one per positions_per_partial positions, zero at
-                           // first, or null
+  double* partial_losses;  // one per positions_per_partial positions, zero at first, or null
   int64_t positions_per_partial;
   void* dlogits;  // T as logits, or null
   bool stream;    // write dlogits past the caches
 };
 
-// Labels of positions [first, last): their share of the denominator of a mean,
-// and the first position whose label is neither a class nor ignored, or -1.
+// Labels of positions [first, last): their share of the denominator of a mean, and the first
+// position whose label is neither a class nor ignored, or -1.
 struct LabelScan {
   double weight;
   int64_t first_bad;

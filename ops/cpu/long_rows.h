@@ -124,8 +124,8 @@ struct LongRows {
     return block;
   }
 
-  // The gradient in `block` was by the capped logits. Nothing is kept under a
-  // cap: the room of the exponentials takes the logits.
+  // The gradient in `block` was by the capped logits. Nothing is kept under a cap: the room of the
+  // exponentials takes the logits.
   void ChainThroughCap(int64_t first, int64_t n) {
     const Acc* x = Load(problem.logits + position * classes() + first, n, Acc{0}, kept);
     const Acc cap = problem.softcap;

@@ -23,9 +23,8 @@ SCE_HD Acc GapTerm(Acc coefficient, Acc gap) {
   return coefficient == 0 ? Acc{0} : coefficient * gap;
 }
 
-// The z-loss z lse^2 of a position, and what it adds to the coefficient of p in
-// the gradient. The order of the factors keeps 0 * lse * lse at 0 where the
-// square is beyond the type's range.
+// The z-loss z lse^2 of a position, and what it adds to the coefficient of p in the gradient. The
+// order of the factors keeps 0 * lse * lse at 0 where the square is beyond the type's range.
 template <class Acc>
 SCE_HD Acc ZLoss(Acc z, Acc lse) {
   return z * lse * lse;
@@ -35,8 +34,7 @@ SCE_HD Acc ZLossShare(Acc z, Acc lse) {
   return 2 * z * lse;
 }
 
-// `sums` relative to the greater maximum `max`. Below a maximum of -inf every
-// gap is 0 or inf.
+// `sums` relative to the greater maximum `max`. Below a maximum of -inf every gap is 0 or inf.
 template <class Acc>
 SCE_HD DenseSums<Acc> Rescaled(DenseSums<Acc> sums, Acc old_max, Acc max) {
   const bool moves = max > old_max && old_max != -Infinity<Acc>() && sums.total != 0;

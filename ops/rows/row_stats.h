@@ -49,15 +49,13 @@ struct RowSoftmax {
   Acc log_sum;
 };
 
-// A common offset of the row goes into `max`: as one number the two lose what
-// is below its unit.
+// As one number the two lose what is below the unit of a great common offset.
 template <class Acc>
 SCE_HD Acc LogSumExp(const RowSoftmax<Acc>& softmax) {
   return softmax.max + softmax.log_sum;
 }
 
-// max - max is 0, but nan for +inf and for a row of -inf alone, whose softmax
-// does not exist.
+// max - max is 0, but nan for +inf and for a row of -inf alone, whose softmax does not exist.
 template <class Acc>
 SCE_HD RowSoftmax<Acc> Finish(Acc max, Acc sum_minus_one) {
   const Acc checked = sum_minus_one + (max - max);

@@ -12,8 +12,8 @@ namespace onnxloss::ONNXLOSS_TARGET {
 //   loss = sum_c a_c (max - x_c) + A log_sum,   A = sum_c a_c
 //   dlogits_c = k (p_c A - a_c), which is the derivative also where sum_c t_c is not 1
 //
-// x and t are [C]; accumulators as for SoftmaxCrossEntropyLossRow. Max error of the loss: 8 ulp of
-// Acc. Of dlogits: as for SoftmaxCrossEntropyLossRow, in ulp of k max(p_c A, a_c).
+// x and t are [C]; accumulators and errors as for SoftmaxCrossEntropyLossRow, those of dlogits in
+// ulp of k max(p_c A, a_c).
 template <class Acc>
 struct SoftLabelCrossEntropyLossRow {
   static constexpr bool kHasTarget = false;

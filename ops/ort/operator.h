@@ -4,16 +4,17 @@
 
 #include "cpu/kernels.h"
 #include "ort/ort_abi.h"
+#include "ort/reader.h"
 
 namespace onnxloss::ort {
 
 enum class Form { kLoss, kGradient, kLossAndGradient };
-enum class Reduction { kNone, kMean, kSum };
 // What replaces a denominator of 0: nan, 1 or infinity.
 enum class EmptyMean { kNan, kSum, kZero };
 
-// One registration: an operator for one type of logits and one of labels.
-struct Operator {
+// What every registration is: an operator for one type of logits and one of labels. Where there is
+// a gradient, the first input is dloss.
+struct OperatorBase {
   const char* name;
   Form form;
   ElementType type;
@@ -21,24 +22,16 @@ struct Operator {
 
   bool has_loss() const { return form != Form::kGradient; }
   bool has_gradient() const { return form != Form::kLoss; }
-  // Inputs: dloss (with a gradient), logits, labels; optional: class_weights,
-  // sample_weights.
   size_t dloss() const { return 0; }
   size_t logits() const { return has_gradient() ? 1 : 0; }
   size_t labels() const { return logits() + 1; }
-  size_t class_weights() const { return logits() + 2; }
-  size_t sample_weights() const { return logits() + 3; }
-  size_t inputs() const { return logits() + 4; }
-  // Outputs: loss, dlogits, as the form has them; beside a loss, optional: lse.
   size_t loss() const { return 0; }
   size_t dlogits() const { return has_loss() ? 1 : 0; }
-  size_t lse() const { return dlogits() + (has_gradient() ? 1 : 0); }
-  size_t outputs() const { return lse() + (has_loss() ? 1 : 0); }
 
   ONNXTensorElementDataType logits_type() const {
     return static_cast<ONNXTensorElementDataType>(type);
   }
-  // The type of loss, lse, dloss and the weights.
+  // The type of the sums: of loss, lse, dloss and the weights.
   ONNXTensorElementDataType sum_type() const {
     return type == ElementType::kFloat64 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE
                                          : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
@@ -54,6 +47,26 @@ struct Operator {
     }
     return logits_type();
   }
+};
+
+struct Operator : OperatorBase {
+  // Inputs: logits, labels; optional: class_weights, sample_weights.
+  size_t class_weights() const { return logits() + 2; }
+  size_t sample_weights() const { return logits() + 3; }
+  size_t inputs() const { return logits() + 4; }
+  // Outputs: loss, dlogits, as the form has them; beside a loss, optional: lse.
+  size_t lse() const { return dlogits() + (has_gradient() ? 1 : 0); }
+  size_t outputs() const { return lse() + (has_loss() ? 1 : 0); }
+
+  ONNXTensorElementDataType input_type(size_t index) const {
+    if (index == logits()) return logits_type();
+    return index == labels() ? labels_type() : sum_type();
+  }
+  ONNXTensorElementDataType output_type(size_t index) const {
+    return has_gradient() && index == dlogits() ? logits_type() : sum_type();
+  }
+  bool input_is_optional(size_t index) const { return index >= class_weights(); }
+  bool output_is_optional(size_t index) const { return has_loss() && index == lse(); }
 };
 
 // The attributes that a node must carry, all of them. What ranges they may have besides the shapes

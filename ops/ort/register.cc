@@ -6,6 +6,7 @@
 
 #include "cpu/kernels.h"
 #include "ort/loss_kernel.h"
+#include "ort/registration.h"
 #include "ort/sampled_kernel.h"
 #include "ort/status.h"
 
@@ -18,71 +19,19 @@
 namespace onnxloss::ort {
 namespace {
 
-struct Registration : OrtCustomOp {
-  Operator op;
-};
-
-const Operator& OperatorOf(const OrtCustomOp* op) {
-  return static_cast<const Registration*>(op)->op;
-}
-
-ONNXTensorElementDataType InputType(const OrtCustomOp* custom_op, size_t index) {
-  const Operator& op = OperatorOf(custom_op);
-  if (index == op.logits()) return op.logits_type();
-  if (index == op.labels()) return op.labels_type();
-  return op.sum_type();
-}
-
-ONNXTensorElementDataType OutputType(const OrtCustomOp* custom_op, size_t index) {
-  const Operator& op = OperatorOf(custom_op);
-  return op.has_gradient() && index == op.dlogits() ? op.logits_type() : op.sum_type();
-}
-
-OrtCustomOpInputOutputCharacteristic InputCharacteristic(const OrtCustomOp* op, size_t index) {
-  return index >= OperatorOf(op).class_weights() ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
-}
-
-OrtCustomOpInputOutputCharacteristic OutputCharacteristic(const OrtCustomOp* custom_op,
-                                                          size_t index) {
-  const Operator& op = OperatorOf(custom_op);
-  return op.has_loss() && index == op.lse() ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
-}
-
-OrtStatus* CreateKernel(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info,
-                        void** kernel) {
-  LossKernel* created = nullptr;
-  OrtStatus* status = CreateLossKernel(*api, OperatorOf(op), info, &created);
-  *kernel = created;
-  return status;
-}
-
-OrtStatus* ComputeKernel(void* kernel, OrtKernelContext* context) {
-  return ComputeLoss(*static_cast<const LossKernel*>(kernel), context);
-}
-
-Registration Register(const Operator& op) {
-  Registration made = {};
-  made.version = kApiVersion;
-  made.GetName = [](const OrtCustomOp* self) { return OperatorOf(self).name; };
-  made.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* {
-    return "CPUExecutionProvider";
+Registration<Operator> Register(const Operator& op) {
+  Registration<Operator> made = Describe(op);
+  made.CreateKernelV2 = [](const OrtCustomOp* self, const OrtApi* api, const OrtKernelInfo* info,
+                           void** kernel) {
+    LossKernel* created = nullptr;
+    OrtStatus* status = CreateLossKernel(*api, DescriptionOf<Operator>(self), info, &created);
+    *kernel = created;
+    return status;
   };
-  made.GetInputType = InputType;
-  made.GetInputTypeCount = [](const OrtCustomOp* self) { return OperatorOf(self).inputs(); };
-  made.GetOutputType = OutputType;
-  made.GetOutputTypeCount = [](const OrtCustomOp* self) { return OperatorOf(self).outputs(); };
+  made.KernelComputeV2 = [](void* kernel, OrtKernelContext* context) {
+    return ComputeLoss(*static_cast<const LossKernel*>(kernel), context);
+  };
   made.KernelDestroy = [](void* kernel) { DestroyLossKernel(static_cast<LossKernel*>(kernel)); };
-  made.GetInputCharacteristic = InputCharacteristic;
-  made.GetOutputCharacteristic = OutputCharacteristic;
-  made.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
-  made.GetVariadicInputMinArity = [](const OrtCustomOp*) { return 0; };
-  made.GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
-  made.GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 0; };
-  made.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 0; };
-  made.CreateKernelV2 = CreateKernel;
-  made.KernelComputeV2 = ComputeKernel;
-  // No InferOutputShapeFn: ONNX Runtime cannot tell it a tensor of unknown rank from a scalar.
-  made.op = op;
   return made;
 }
 
@@ -101,17 +50,17 @@ constexpr LabelKind kIndexKinds[] = {LabelKind::kIndex32, LabelKind::kIndex64};
 
 constexpr size_t kRegistrations = 3 * 4 * 2 + 3 * 4;
 
-std::array<Registration, kRegistrations> MakeRegistrations() {
-  std::array<Registration, kRegistrations> made = {};
+std::array<Registration<Operator>, kRegistrations> MakeRegistrations() {
+  std::array<Registration<Operator>, kRegistrations> made = {};
   size_t count = 0;
   for (const ElementType type : kTypes) {
     for (const auto& entry : kIndexOperators) {
       for (const LabelKind kind : kIndexKinds) {
-        made[count++] = Register({entry.name, entry.form, type, kind});
+        made[count++] = Register({{entry.name, entry.form, type, kind}});
       }
     }
     for (const auto& entry : kProbabilityOperators) {
-      made[count++] = Register({entry.name, entry.form, type, LabelKind::kProbabilities});
+      made[count++] = Register({{entry.name, entry.form, type, LabelKind::kProbabilities}});
     }
   }
   return made;
@@ -130,9 +79,10 @@ struct Domains {
 };
 
 OrtStatus* MakeDomain(const OrtApi& api, OrtCustomOpDomain** domain) {
-  static const std::array<Registration, kRegistrations> registrations = MakeRegistrations();
+  static const std::array<Registration<Operator>, kRegistrations> registrations =
+      MakeRegistrations();
   if (OrtStatus* status = api.CreateCustomOpDomain("onnxloss", domain)) return status;
-  for (const Registration& registration : registrations) {
+  for (const Registration<Operator>& registration : registrations) {
     if (OrtStatus* status = api.CustomOpDomain_Add(*domain, &registration)) return status;
   }
   return AddSampledOperators(api, *domain);

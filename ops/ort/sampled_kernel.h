@@ -7,35 +7,29 @@
 
 namespace onnxloss::ort {
 
-// One registration: an operator for one type of logits and one of labels.
-struct SampledOperator {
-  const char* name;
-  Form form;
-  ElementType type;
-  LabelKind label_kind;
-
-  bool has_loss() const { return form != Form::kGradient; }
-  bool has_gradient() const { return form != Form::kLoss; }
-  // Inputs: dloss (with a gradient), logits, labels, samples, probabilities (optional ones but in
-  // the gradient alone, which must get those of the loss).
-  size_t logits() const { return has_gradient() ? 1 : 0; }
-  size_t labels() const { return logits() + 1; }
+struct SampledOperator : OperatorBase {
+  // Inputs: logits, labels, samples, probabilities; the last two are optional but in the gradient
+  // alone, which must get those of the loss.
   size_t samples() const { return logits() + 2; }
   size_t probabilities() const { return logits() + 3; }
   size_t inputs() const { return logits() + 4; }
   // Outputs: loss, dlogits, then the optional drawn_samples and drawn_probabilities, which the
   // gradient alone has not.
-  size_t dlogits() const { return has_loss() ? 1 : 0; }
   size_t drawn_samples() const { return has_gradient() ? 2 : 1; }
   size_t drawn_probabilities() const { return drawn_samples() + 1; }
   size_t outputs() const { return has_loss() ? drawn_probabilities() + 1 : 1; }
 
-  ONNXTensorElementDataType sum_type() const {
-    return type == ElementType::kFloat64 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE
-                                         : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  ONNXTensorElementDataType input_type(size_t index) const {
+    if (index == logits()) return logits_type();
+    if (index == labels()) return labels_type();
+    return index == samples() ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : sum_type();
   }
-  ONNXTensorElementDataType input_type(size_t index) const;
-  ONNXTensorElementDataType output_type(size_t index) const;
+  ONNXTensorElementDataType output_type(size_t index) const {
+    if (has_gradient() && index == dlogits()) return logits_type();
+    return index == drawn_samples() ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : sum_type();
+  }
+  bool input_is_optional(size_t index) const { return has_loss() && index >= samples(); }
+  bool output_is_optional(size_t index) const { return has_loss() && index >= drawn_samples(); }
 };
 
 struct SampledAttributes {

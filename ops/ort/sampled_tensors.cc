@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "ort/sampled_tensors.h"
 
+#include <iterator>
 #include <string>
 
 namespace onnxloss::ort {
@@ -72,27 +73,14 @@ OrtStatus* CheckSamples(const SampledLossKernel& kernel, const SampledInputs& in
 OrtStatus* ReadSampledInputs(const SampledLossKernel& kernel, const OrtKernelContext* context,
                              SampledInputs* inputs) {
   const SampledOperator& op = kernel.op;
-  struct Port {
-    const char* name;
-    size_t index;
-    Tensor* tensor;
-    bool required;
-  };
   const bool alone = op.form == Form::kGradient;
-  const Port ports[] = {{"logits", op.logits(), &inputs->logits, true},
-                        {"labels", op.labels(), &inputs->labels, true},
-                        {"samples", op.samples(), &inputs->samples, alone},
-                        {"probabilities", op.probabilities(), &inputs->probabilities, alone},
-                        {"dloss", 0, &inputs->dloss, true}};
-  for (const Port& port : ports) {
-    if (port.tensor == &inputs->dloss && !op.has_gradient()) continue;
-    if (OrtStatus* status = ReadInput(kernel.api, context, port.index, port.tensor)) return status;
-    if (port.required && !port.tensor->present) {
-      return InvalidArgument(kernel.api, op.name, std::string("input ") + port.name, "missing",
-                             "a tensor");
-    }
-  }
-  return nullptr;
+  const size_t dloss = op.has_gradient() ? op.dloss() : kNoInput;
+  const InputPort ports[] = {{"dloss", dloss, &inputs->dloss, op.has_gradient()},
+                             {"logits", op.logits(), &inputs->logits, true},
+                             {"labels", op.labels(), &inputs->labels, true},
+                             {"samples", op.samples(), &inputs->samples, alone},
+                             {"probabilities", op.probabilities(), &inputs->probabilities, alone}};
+  return ReadPorts(kernel.api, context, op.name, ports, std::size(ports));
 }
 
 OrtStatus* CheckSampledInputs(const SampledLossKernel& kernel, const SampledInputs& inputs) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "ort/tensors.h"
 
+#include <iterator>
 #include <string>
 
 namespace onnxloss::ort {
@@ -18,8 +19,6 @@ OrtStatus* ReadShape(const OrtApi& api, const OrtValue* value, Shape* shape) {
   api.ReleaseTensorTypeAndShapeInfo(info);
   return status;
 }
-
-}  // namespace
 
 OrtStatus* ReadInput(const OrtApi& api, const OrtKernelContext* context, size_t index,
                      Tensor* tensor) {
@@ -40,8 +39,6 @@ OrtStatus* ReadInput(const OrtApi& api, const OrtKernelContext* context, size_t 
   return nullptr;
 }
 
-namespace {
-
 OrtStatus* ExpectShape(const LossKernel& kernel, const char* name, const Tensor& tensor,
                        const Shape& expected) {
   if (tensor.shape == expected) return nullptr;
@@ -51,28 +48,27 @@ OrtStatus* ExpectShape(const LossKernel& kernel, const char* name, const Tensor&
 
 }  // namespace
 
-OrtStatus* ReadInputs(const LossKernel& kernel, const OrtKernelContext* context, Inputs* inputs) {
-  const Operator& op = kernel.op;
-  struct Port {
-    const char* name;
-    size_t index;
-    Tensor* tensor;
-    bool required;
-  };
-  const Port ports[] = {{"dloss", op.dloss(), &inputs->dloss, op.has_gradient()},
-                        {"logits", op.logits(), &inputs->logits, true},
-                        {"labels", op.labels(), &inputs->labels, true},
-                        {"class_weights", op.class_weights(), &inputs->class_weights, false},
-                        {"sample_weights", op.sample_weights(), &inputs->sample_weights, false}};
-  for (const Port& port : ports) {
-    if (port.tensor == &inputs->dloss && !op.has_gradient()) continue;
-    if (OrtStatus* status = ReadInput(kernel.api, context, port.index, port.tensor)) return status;
-    if (port.required && !port.tensor->present) {
-      return InvalidArgument(kernel.api, op.name, std::string("input ") + port.name, "missing",
-                             "a tensor");
+OrtStatus* ReadPorts(const OrtApi& api, const OrtKernelContext* context, const char* op,
+                     const InputPort* ports, size_t count) {
+  for (const InputPort* port = ports; port != ports + count; ++port) {
+    if (OrtStatus* status = ReadInput(api, context, port->index, port->tensor)) return status;
+    if (port->required && !port->tensor->present) {
+      return InvalidArgument(api, op, std::string("input ") + port->name, "missing", "a tensor");
     }
   }
   return nullptr;
+}
+
+OrtStatus* ReadInputs(const LossKernel& kernel, const OrtKernelContext* context, Inputs* inputs) {
+  const Operator& op = kernel.op;
+  const size_t dloss = op.has_gradient() ? op.dloss() : kNoInput;
+  const InputPort ports[] = {
+      {"dloss", dloss, &inputs->dloss, op.has_gradient()},
+      {"logits", op.logits(), &inputs->logits, true},
+      {"labels", op.labels(), &inputs->labels, true},
+      {"class_weights", op.class_weights(), &inputs->class_weights, false},
+      {"sample_weights", op.sample_weights(), &inputs->sample_weights, false}};
+  return ReadPorts(kernel.api, context, op.name, ports, std::size(ports));
 }
 
 OrtStatus* CheckShapes(const LossKernel& kernel, const Inputs& inputs, View* view) {

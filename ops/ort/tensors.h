@@ -33,9 +33,18 @@ struct View {
 
 OrtStatus* ReadInputs(const LossKernel& kernel, const OrtKernelContext* context, Inputs* inputs);
 OrtStatus* CheckShapes(const LossKernel& kernel, const Inputs& inputs, View* view);
-// The input of the node's call; not present where the node leaves it out.
-OrtStatus* ReadInput(const OrtApi& api, const OrtKernelContext* context, size_t index,
-                     Tensor* tensor);
+
+// An input of the node's call and where it goes; a tensor that the node leaves out stays absent.
+struct InputPort {
+  const char* name;
+  size_t index;
+  Tensor* tensor;
+  bool required;
+};
+// The index of a port that the operator does not have.
+constexpr size_t kNoInput = static_cast<size_t>(-1);
+OrtStatus* ReadPorts(const OrtApi& api, const OrtKernelContext* context, const char* op,
+                     const InputPort* ports, size_t count);
 // Allocates the output; null data where the node leaves it out.
 OrtStatus* GetOutput(const OrtApi& api, OrtKernelContext* context, size_t index, const Shape& shape,
                      void** data);

@@ -178,6 +178,7 @@ class Writer {
   }
 
   void Finish() {
+    if (waiting_ == 0) return;
     std::memcpy(target_, line_, static_cast<size_t>(waiting_));
     target_ += waiting_;
     waiting_ = 0;

@@ -2,6 +2,7 @@
 // Rows that lie in one piece and are long enough to be summed one by one.
 #pragma once
 
+#include "cpu/block_sums.h"
 #include "cpu/blocks.h"
 #include "cpu/problem.h"
 
@@ -14,79 +15,6 @@ namespace onnxloss::ONNXLOSS_TARGET {
 // still has, which is faster than keeping them there and hides the stores behind arithmetic.
 constexpr int64_t kRowBlock = 2048;
 constexpr int64_t kKeptBlocks = 2;
-
-template <class Acc>
-struct BlockSums {
-  Acc max = -Infinity<Acc>();
-  Acc count_max = 0;
-  Acc rest = 0;
-  Acc gap = 0;
-  Acc total = 0;
-};
-
-template <class Acc>
-inline Acc MaxOf(const Acc* __restrict x, int64_t n) {
-  const int64_t whole = n / kGroup * kGroup;
-  Acc max = -Infinity<Acc>();
-#pragma omp simd reduction(max : max)
-  for (int64_t i = 0; i < whole; ++i) max = x[i] > max ? x[i] : max;
-  return max;
-}
-
-template <class Acc>
-inline void ExpOf(const Acc* __restrict x, int64_t n, Acc max, Acc* __restrict e) {
-  const int64_t whole = n / kGroup * kGroup;
-#pragma omp simd
-  for (int64_t i = 0; i < whole; ++i) e[i] = ExpNonPositive(x[i] - max);
-}
-
-// factor * exp(x - max), line by line from the registers to memory.
-template <class Acc>
-inline void StreamScaledExp(const Acc* __restrict x, int64_t n, Acc max, Acc factor, char* target) {
-  constexpr int64_t kPerLine = kLine / static_cast<int64_t>(sizeof(Acc));
-  for (int64_t i = 0; i < n; i += kPerLine) {
-    alignas(kLine) Acc line[kPerLine];
-#pragma omp simd
-    for (int64_t j = 0; j < kPerLine; ++j) line[j] = ExpNonPositive(x[i + j] - max) * factor;
-    StreamLine(target + i * static_cast<int64_t>(sizeof(Acc)), reinterpret_cast<const char*>(line));
-  }
-}
-
-enum class Sum { kBelowMax, kWithMax };
-enum class Keep { kNothing, kExponentials };
-
-// n is a whole number of groups. kBelowMax supposes every element below `max` and reports the
-// greatest that it met; kWithMax tells those equal to `max` from the others.
-template <Sum kSum, Keep kKeep, bool kDense, class Acc>
-inline BlockSums<Acc> SumBlock(const Acc* __restrict x, const Acc* __restrict coefficients,
-                               int64_t n, Acc max, Acc* __restrict kept) {
-  const Acc shift = Shift(max);
-  const int64_t whole = n / kGroup * kGroup;
-  Acc greatest = -Infinity<Acc>();
-  Acc count = 0;
-  Acc rest = 0;
-  Acc gap = 0;
-  Acc total = 0;
-#pragma omp simd reduction(+ : count, rest, gap, total) reduction(max : greatest)
-  for (int64_t i = 0; i < whole; ++i) {
-    const Acc e = ScaledExp(x[i] - shift);
-    if constexpr (kKeep == Keep::kExponentials) kept[i] = e * kExpScale<Acc>;
-    if constexpr (kSum == Sum::kBelowMax) {
-      greatest = x[i] > greatest ? x[i] : greatest;
-      rest += e;
-    } else {
-      const bool is_max = x[i] == max;
-      count += is_max ? Acc{1} : Acc{0};
-      rest += is_max ? Acc{0} : e;
-    }
-    if constexpr (kDense) {
-      const Acc a = coefficients[i];
-      gap += a == 0 ? Acc{0} : a * (shift - x[i]);
-      total += a;
-    }
-  }
-  return {kSum == Sum::kBelowMax ? greatest : max, count, rest * kExpScale<Acc>, gap, total};
-}
 
 template <class T, class Row>
 struct LongRows {
@@ -133,9 +61,19 @@ struct LongRows {
     for (int64_t i = 0; i < n; ++i) block[i] *= SoftCapSlope(x[i], cap);
   }
 
+  // Smoothing without class weights spreads one number over all classes; a block that ends in
+  // filler needs zeros there.
+  bool IsUniform(int64_t n) const {
+    return Row::kHasTarget && problem.class_weights == nullptr && n % kGroup == 0;
+  }
+
   // The dense coefficients of classes [first, first + n), followed by zeros.
   void FormCoefficients(int64_t first, int64_t n) {
     if constexpr (Row::kDense) {
+      if (IsUniform(n)) {
+        coefficients[0] = problem.row.uniform;
+        return;
+      }
       const Acc* weights = problem.class_weights;
       const Row formula = problem.row;
       if constexpr (Row::kHasTarget) {
@@ -159,11 +97,20 @@ struct LongRows {
     }
   }
 
+  template <Sum kSum, Dense kDense>
+  BlockSums<Acc> SumWith(const Acc* x, int64_t first, int64_t n) {
+    return keeps ? SumBlock<kSum, Keep::kExponentials, kDense>(x, coefficients, n, stats.max,
+                                                               kept + first)
+                 : SumBlock<kSum, Keep::kNothing, kDense>(x, coefficients, n, stats.max, kept);
+  }
+
   template <Sum kSum>
-  BlockSums<Acc> SumOf(const Acc* x, int64_t first, int64_t n) {
-    return keeps ? SumBlock<kSum, Keep::kExponentials, Row::kDense>(x, coefficients, n, stats.max,
-                                                                    kept + first)
-                 : SumBlock<kSum, Keep::kNothing, Row::kDense>(x, coefficients, n, stats.max, kept);
+  BlockSums<Acc> SumOf(const Acc* x, int64_t first, int64_t n, bool uniform) {
+    if constexpr (!Row::kDense) return SumWith<kSum, Dense::kNone>(x, first, n);
+    if constexpr (Row::kHasTarget) {
+      if (uniform) return SumWith<kSum, Dense::kUniform>(x, first, n);
+    }
+    return SumWith<kSum, Dense::kEach>(x, first, n);
   }
 
   void AddBlock(int64_t first, int64_t n) {
@@ -172,7 +119,7 @@ struct LongRows {
     BlockSums<Acc> sums;
     bool below = false;
     if (first > 0) {
-      sums = SumOf<Sum::kBelowMax>(x, first, RoundUp(n));
+      sums = SumOf<Sum::kBelowMax>(x, first, RoundUp(n), IsUniform(n));
       below = sums.max < stats.max;
     }
     if (!below) {
@@ -180,7 +127,7 @@ struct LongRows {
       const Acc max = block_max > stats.max ? block_max : stats.max;
       dense = Rescaled(dense, stats.max, max);
       stats = Rescaled(stats, max);
-      sums = SumOf<Sum::kWithMax>(x, first, RoundUp(n));
+      sums = SumOf<Sum::kWithMax>(x, first, RoundUp(n), IsUniform(n));
     }
     stats.count_max += static_cast<double>(sums.count_max);
     stats.rest += static_cast<double>(sums.rest);
@@ -190,13 +137,23 @@ struct LongRows {
   }
 
   void FormGradient(const Acc* e, int64_t n, const RowSoftmax<Acc>& softmax, Acc total, Acc scale) {
-    const int64_t whole = n / kGroup * kGroup;
+    const int64_t whole = RoundUp(n) / kGroup * kGroup;
     const Acc sum_minus_one = softmax.sum_minus_one;
-    const Acc factor = total * scale;
+    if constexpr (!Row::kDense) {
+      const Acc factor = total * scale;
 #pragma omp simd
-    for (int64_t i = 0; i < whole; ++i) {
-      block[i] = Row::kDense ? DenseGradient(e[i], total, coefficients[i], sum_minus_one, scale)
-                             : e[i] * factor;
+      for (int64_t i = 0; i < whole; ++i) block[i] = e[i] * factor;
+    } else if (IsUniform(n)) {
+      const Acc a = coefficients[0];
+#pragma omp simd
+      for (int64_t i = 0; i < whole; ++i) {
+        block[i] = DenseGradient(e[i], total, a, sum_minus_one, scale);
+      }
+    } else {
+#pragma omp simd
+      for (int64_t i = 0; i < whole; ++i) {
+        block[i] = DenseGradient(e[i], total, coefficients[i], sum_minus_one, scale);
+      }
     }
   }
 
@@ -209,12 +166,12 @@ struct LongRows {
       FormCoefficients(first, n);
       if (keeps) {
         const Acc e_max = ExpNonPositive(kept_max[first / kRowBlock] - softmax.max);
-        FormGradient(kept + first, RoundUp(n), softmax, total * e_max, scale);
+        FormGradient(kept + first, n, softmax, total * e_max, scale);
       } else {
         const Acc* x = LoadLogits(first, n);
         if (StreamPlain(x, n, softmax.max, total * scale, label - first)) continue;
         ExpOf(x, RoundUp(n), softmax.max, block);
-        FormGradient(block, RoundUp(n), softmax, total, scale);
+        FormGradient(block, n, softmax, total, scale);
       }
       if (label >= first && label < first + n) block[label - first] = at_target;
       if (problem.softcap > 0) ChainThroughCap(first, n);

@@ -62,14 +62,11 @@ class Attribute:
 
     def accepts(self, value: Any) -> bool:
         """Whether `value` has the attribute's type and lies in its set."""
-        if isinstance(self.default, float):
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                return False
-            return self.minimum is None or self.minimum <= value <= self.maximum
-        if isinstance(value, bool) or not isinstance(value, type(self.default)):
+        kinds: Any = (int, float) if isinstance(self.default, float) else type(self.default)
+        if isinstance(value, bool) or not isinstance(value, kinds):
             return False
-        if self.minimum is not None and not self.minimum <= value <= self.maximum:
-            return False
+        if self.minimum is not None and self.maximum is not None:
+            return bool(self.minimum <= value <= self.maximum)
         return not self.choices or value in self.choices
 
 
@@ -157,7 +154,7 @@ SAMPLE_WEIGHTS = Port(
     "sample_weights", "S", "logits without axis", "Weight s_i of each position.", optional=True
 )
 LOSS = Port("loss", "S", "logits without axis, or [] if reduced", "The loss.")
-LSE = Port(
+LSE: Port = Port(
     "lse",
     "S",
     "logits without axis",

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -16,6 +16,22 @@ from .onnxscript_defs import CATALOGUE, LossSpec, find
 
 NO_IGNORED_LABEL = -(2**63)
 """The `ignore_index` of a loss that ignores no label: one that no labelling uses."""
+
+LabelAxis = Literal["dropped", "kept", "either"]
+LossAxis = Literal["dropped", "kept", "as labels"]
+Promotion = Literal["nothing", "class weights", "all"]
+Probabilities = Literal["no", "clipped", "normalised"]
+Samples = Literal["drawn", "shared", "with labels"]
+Refusal = Literal["unbatched logits", "no positions", "inner axis", "uint8 labels"]
+"""What a source may not take, though the operators do: logits `[C]`; logits `[0, C]` and the like;
+a class axis that is not the last; labels of dtype uint8."""
+
+_CHOICES = {
+    "label_axis": LabelAxis,
+    "loss_axis": LossAxis,
+    "promote": Promotion,
+    "probabilities": Probabilities,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +49,9 @@ class LossConfig:
             "kept" or "either", as their shape says.
         loss_axis: Whether an unreduced loss keeps the class axis, of size 1: "dropped", "kept" or
             "as labels".
-        promote: Whether labels and class weights of another floating dtype than the logits promote
-            all three to the widest, as PyTorch does for probabilities; else they are refused.
-            "class_weights": those alone, as in Paddle.
+        promote: What, where its floating dtype is another than the logits', is computed with them
+            in the widest of all: "all" labels and class weights, as PyTorch promotes probabilities;
+            "class weights" alone, as Paddle; or "nothing", where such a dtype is refused.
         source: The API that the configuration came from, for error messages and the metadata.
         cast_labels: Whether labels of any dtype are cast to the one that the operator takes, as
             TensorFlow does; float indices lose their fraction.
@@ -49,9 +65,7 @@ class LossConfig:
             shapes that broadcast to the positions' are taken; weights `[N, 1]` of positions `[N]`
             give losses `[N, 1]`; a mean over the weights with no ignored class divides by the sum
             of the weights as they are given; and losses of shape `[]` or `[0]` are not reduced.
-        refused: What the source has not: "unbatched" (logits `[C]`), "empty" (no position),
-            "inner axis" (a class axis that is not the last) or "uint8 labels"; a mapping gives
-            the reasons.
+        refused: What the source does not take, with the reason for each, as an error gives it.
         name: The name of the operator's node.
         notes: Settings that change no number, recorded in the metadata.
         nan_if_empty: Whether a mean of no positions at all is nan, whatever `empty_mean` says of
@@ -73,22 +87,22 @@ class LossConfig:
     attributes: Mapping[str, int | float | str] = field(default_factory=dict)
     class_weights: Any = None
     sample_weights: Any = False
-    label_axis: str = "dropped"
-    loss_axis: str = "dropped"
-    promote: bool | str = False
+    label_axis: LabelAxis = "dropped"
+    loss_axis: LossAxis = "dropped"
+    promote: Promotion = "nothing"
     source: str = "onnxloss"
     cast_labels: bool = False
     dense_smoothing: float = 0.0
-    probabilities: str = "no"
+    probabilities: Probabilities = "no"
     compute_dtype: str | None = None
     weighted_as_arrays: bool = False
-    refused: Collection[str] = ()
+    refused: Mapping[Refusal, str] = field(default_factory=dict)
     name: str | None = None
     notes: Mapping[str, str | None] = field(default_factory=dict)
     nan_if_empty: bool = False
     outputs: tuple[str, ...] = ("loss",)
     other_labels: LossConfig | None = None
-    samples: str = "drawn"
+    samples: Samples = "drawn"
     sample_values: tuple[Any, Any] | None = None
     num_classes: int | None = None
 
@@ -100,6 +114,10 @@ class LossConfig:
             names = ", ".join(spec.name for spec in CATALOGUE)
             raise expected(self.source, "op", self.op, f"one of {names}") from None
         object.__setattr__(self, "attributes", MappingProxyType(_complete(spec, self.attributes)))
+        for name, choice in _CHOICES.items():
+            if getattr(self, name) not in get_args(choice):
+                allowed = " or ".join(map(repr, get_args(choice)))
+                raise expected(self.op, name, getattr(self, name), allowed)
         _check_samples(self)
         if self.class_weights is not None:
             object.__setattr__(self, "class_weights", _weights(self.op, self.class_weights))
@@ -143,7 +161,7 @@ def _complete(spec: LossSpec, given: Mapping[str, Any]) -> dict[str, int | float
 def _check_samples(config: LossConfig) -> None:
     """What only sampled losses have, and what they have not."""
     drawn = bool(find(config.op).drawn)
-    ways = ("drawn", "shared", "with labels") if drawn else ("drawn",)
+    ways = get_args(Samples) if drawn else ("drawn",)
     if config.samples not in ways:
         raise expected(config.op, "samples", config.samples, " or ".join(ways))
     if config.sample_values is not None and config.samples == "drawn":

@@ -11,18 +11,22 @@ class LossError(ValueError):
     """A loss, a model or a setting that cannot be honoured, and what to do instead."""
 
 
-def expected(where: str, name: str, value: Any, allowed: str) -> LossError:
-    """The error `<where>: <name> is <value>; expected <allowed>.`"""
+def expected(where: str, name: str, value: Any, allowed: str, reason: str = "") -> LossError:
+    """The error `<where>: <name> is <value>; expected <allowed>: <reason>.`"""
     shown = f'"{value}"' if isinstance(value, str) else value
-    return LossError(f"{where}: {name} is {shown}; expected {allowed}.")
+    return LossError(f"{where}: {name} is {shown}; expected {_because(allowed, reason)}.")
 
 
 def expected_shape(
-    where: str, name: str, given: Sequence[Any], *allowed: Sequence[Any]
+    where: str, name: str, given: Sequence[Any], *allowed: Sequence[Any], reason: str = ""
 ) -> LossError:
-    """The error `<where>: shape of <name> is [2, 3]; expected [2] or [2, 1].`"""
-    shapes = " or ".join(_shown(shape) for shape in allowed)
+    """The error `<where>: shape of <name> is [2, 3]; expected [2] or [2, 1]: <reason>.`"""
+    shapes = _because(" or ".join(_shown(shape) for shape in allowed), reason)
     return LossError(f"{where}: shape of {name} is {_shown(given)}; expected {shapes}.")
+
+
+def _because(allowed: str, reason: str) -> str:
+    return f"{allowed}: {reason}" if reason else allowed
 
 
 def _shown(shape: Sequence[Any]) -> str:

@@ -11,21 +11,15 @@ import onnx.inliner
 import onnx.version_converter
 from onnx import helper
 
+from .calls import IR_VERSION
 from .config import LossConfig
 from .dtypes import name_of
 from .errors import LossError, expected
-from .graph import (
-    IR_VERSION,
-    Ports,
-    Shape,
-    add_loss,
-    fitted,
-    layout,
-    names_in,
-    value_info,
-)
+from .graph import add_loss
+from .layout import Ports, Shape, fitted, layout
 from .onnxscript_defs import DOMAIN
 from .weighting import settled
+from .writer import value_info, value_names
 
 OPSET = 19
 """The oldest ai.onnx version with all that the functions need: `Equal` on strings."""
@@ -162,7 +156,7 @@ def append_to(
     )
 
     made = (loss, dloss, dlogits) if gradient else (loss,)
-    taken = names_in(graph)
+    taken = value_names(graph)
     for name in made:
         if name in taken or name == labels or made.count(name) > 1:
             raise expected(config.op, "the new name", name, "one that is not taken in the model")

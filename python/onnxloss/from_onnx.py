@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from .apis import completed
 from .config import NO_IGNORED_LABEL, LossConfig
 from .errors import LossError, expected
 
@@ -48,12 +49,7 @@ def from_onnx(loss: str | onnx.NodeProto, **settings: Any) -> LossConfig:
         name = loss
     if not isinstance(name, str) or not _SPELLINGS.fullmatch(name):
         raise expected("from_onnx", "loss", name, f'"{_NAME}" or a node of that operator')
-    for setting in settings:
-        if setting not in SETTINGS:
-            raise LossError(
-                f"from_onnx: {setting} is not a setting of {_NAME}; expected {', '.join(SETTINGS)}."
-            )
-    values = {**SETTINGS, **settings}
+    values = completed("from_onnx", _NAME, SETTINGS, settings)
     ignore_index = values["ignore_index"]
     weights = values["weights"]
     return LossConfig(
@@ -66,7 +62,11 @@ def from_onnx(loss: str | onnx.NodeProto, **settings: Any) -> LossConfig:
         class_weights=onnx.numpy_helper.to_array(weights)
         if isinstance(weights, onnx.TensorProto)
         else weights,
-        refused=("unbatched", "empty", "uint8 labels"),
+        refused={
+            "unbatched logits": "ai.onnx's operator takes no others",
+            "no positions": "ai.onnx's operator fails without",
+            "uint8 labels": "ai.onnx's operator takes no others",
+        },
         source=f"ai.onnx.{_NAME}",
     )
 

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from .config import NO_IGNORED_LABEL, LossConfig
+from .apis import completed, path_of, settings_of, smoothing_factor
+from .config import NO_IGNORED_LABEL, LossConfig, Refusal
 from .errors import LossError, expected
 from .paddle_versions import counts_valid, denominator_rule
 from .sampled import PADDLE_SAMPLED, paddle_sampled
@@ -47,18 +47,18 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 }
 """Every parameter of each API besides logits and labels, with Paddle's default."""
 
-_ONE_HOT_LAST = {
-    "inner axis": "label_smoothing makes Paddle lay out the labels' classes along the last axis, "
-    "whatever axis the softmax has. Transpose the logits."
-}
-_SMOOTHED_LAST = {
-    "inner axis": "label_smoothing makes Paddle divide by the size of the last axis, not by the "
-    "number of classes. Transpose logits and labels."
-}
-_WEIGHTED_LAST = {
-    "inner axis": "Paddle multiplies probabilities and class weights along the last axis, whatever "
-    "axis the softmax has. Transpose logits and labels."
-}
+_ONE_HOT_LAST = (
+    "label_smoothing makes Paddle lay out the labels' classes along the last axis, whatever axis "
+    "the softmax has; transpose the logits"
+)
+_SMOOTHED_LAST = (
+    "label_smoothing makes Paddle divide by the size of the last axis, not by the number of "
+    "classes; transpose logits and labels"
+)
+_WEIGHTED_LAST = (
+    "Paddle multiplies probabilities and class weights along the last axis, whatever axis the "
+    "softmax has; transpose logits and labels"
+)
 
 
 def from_paddle(
@@ -93,26 +93,15 @@ def from_paddle(
         >>> config.op
         'SoftLabelCrossEntropyLoss'
     """
-    api = loss if isinstance(loss, str) else _api_of(loss)
+    api = loss if isinstance(loss, str) else _OBJECTS.get(path_of(loss), path_of(loss))
     if api == PADDLE_SAMPLED:
         return paddle_sampled(settings)
     if api not in SETTINGS:
         names = " or ".join(f'"{name}"' for name in (*SETTINGS, PADDLE_SAMPLED))
         raise expected("from_paddle", "loss", api, names)
     if api == _LAYER and not isinstance(loss, str | type):
-        if settings:
-            raise LossError(
-                f"from_paddle: {', '.join(settings)} is given beside a CrossEntropyLoss instance; "
-                "set it on the instance, or give the loss by name."
-            )
-        settings = {name: getattr(loss, name) for name in SETTINGS[api] if hasattr(loss, name)}
-    for name in settings:
-        if name not in SETTINGS[api]:
-            raise LossError(
-                f"from_paddle: {name} is not a setting of {api}; expected "
-                f"{', '.join(SETTINGS[api])}."
-            )
-    values = {**SETTINGS[api], **settings}
+        settings = settings_of("from_paddle", loss, SETTINGS[api], settings)
+    values = completed("from_paddle", api, SETTINGS[api], settings)
     for name in ("soft_label", "use_softmax", "numeric_stable_mode", "return_softmax"):
         if not isinstance(values.get(name, False), bool | np.bool_):
             raise expected("from_paddle", name, values[name], "True or False")
@@ -124,7 +113,7 @@ def from_paddle(
         raise expected("from_paddle", "target", target, '"indices" or "probabilities"')
     if api == _WITH_SOFTMAX:
         return _with_softmax(values, target)
-    values["label_smoothing"] = _label_smoothing(values["label_smoothing"])
+    values["label_smoothing"] = smoothing_factor("from_paddle", "Paddle", values["label_smoothing"])
     values["weight"] = _array(values["weight"])
     return _cross_entropy(api, values, target, denominator_rule(paddle_version))
 
@@ -166,6 +155,9 @@ def _cross_entropy(api: str, values: dict[str, Any], target: str | None, rule: s
 def _indices(api: str, values: dict[str, Any], rule: str) -> LossConfig:
     smoothed, weighted = bool(values["label_smoothing"]), values["weight"] is not None
     ignore_index = values["ignore_index"]
+    refused: dict[Refusal, str] = {"uint8 labels": "Paddle has no kernel for uint8"}
+    if smoothed:
+        refused["inner axis"] = _ONE_HOT_LAST
     if weighted:
         mean_over = "weights"
     elif smoothed or not counts_valid(ignore_index, rule):
@@ -184,8 +176,8 @@ def _indices(api: str, values: dict[str, Any], rule: str) -> LossConfig:
         class_weights=values["weight"],
         label_axis="dropped" if smoothed else "either",
         loss_axis="kept" if smoothed else "as labels",
-        promote="class_weights",
-        refused={"uint8 labels": "", **(_ONE_HOT_LAST if smoothed else {})},
+        promote="class weights",
+        refused=refused,
         nan_if_empty=mean_over != "positions" and rule != "static",
         name=values["name"],
         source=api,
@@ -195,6 +187,9 @@ def _indices(api: str, values: dict[str, Any], rule: str) -> LossConfig:
 def _probabilities(api: str, values: dict[str, Any], rule: str) -> LossConfig:
     smoothed, weighted = bool(values["label_smoothing"]), values["weight"] is not None
     mean_over = "weights" if weighted else "positions"
+    refused: dict[Refusal, str] = {}
+    if smoothed or weighted:
+        refused["inner axis"] = _SMOOTHED_LAST if smoothed else _WEIGHTED_LAST
     return LossConfig(
         "SoftLabelCrossEntropyLoss",
         {
@@ -203,9 +198,9 @@ def _probabilities(api: str, values: dict[str, Any], rule: str) -> LossConfig:
         },
         class_weights=values["weight"],
         loss_axis="kept",
-        promote="class_weights",
+        promote="class weights",
         cast_labels=smoothed,
-        refused=(_SMOOTHED_LAST if smoothed else {}) or (_WEIGHTED_LAST if weighted else {}),
+        refused=refused,
         nan_if_empty=mean_over != "positions" and rule != "static",
         name=values["name"],
         source=api,
@@ -244,24 +239,6 @@ def _check_ignore_index(values: dict[str, Any], rule: str) -> None:
             f"from_paddle: ignore_index is {ignore_index}; expected -100 with {cause}, where "
             "Paddle up to 2.4 divides the mean by the number of classes too."
         )
-
-
-def _api_of(loss: Any) -> str:
-    """The name of a loss given as an object; a subclass may compute anything and has its own."""
-    kind = loss if callable(loss) and hasattr(loss, "__qualname__") else type(loss)
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    return _OBJECTS.get(name, name)
-
-
-def _label_smoothing(value: Any) -> Any:
-    """Paddle smooths only where the factor is above 0: a negative one or nan is taken for 0."""
-    if isinstance(value, int | float | np.floating) and not value >= 0:
-        warnings.warn(
-            f"from_paddle: label_smoothing is {value}; Paddle takes it for 0, and so do we.",
-            stacklevel=3,
-        )
-        return 0.0
-    return value
 
 
 def _array(weight: Any) -> Any:

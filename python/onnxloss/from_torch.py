@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
-import numpy as np
-
+from .apis import completed, path_of, settings_of, smoothing_factor
 from .config import LossConfig
 from .errors import LossError, expected
 
 _FUNCTION = "torch.nn.functional.cross_entropy"
 _MODULE = "torch.nn.CrossEntropyLoss"
+_OBJECTS = {"torch.nn.modules.loss.CrossEntropyLoss": _MODULE}
 SETTINGS: dict[str, Any] = {
     "weight": None,
     "size_average": None,
@@ -49,27 +48,17 @@ def from_torch(loss: Any, *, target: str = "indices", **settings: Any) -> LossCo
     """
     if target not in ("indices", "probabilities"):
         raise expected("from_torch", "target", target, '"indices" or "probabilities"')
-    api = loss if isinstance(loss, str) else _api_of(loss)
+    api = loss if isinstance(loss, str) else _OBJECTS.get(path_of(loss), path_of(loss))
     if api not in (_FUNCTION, _MODULE):
         raise expected("from_torch", "loss", api, f'"{_FUNCTION}" or "{_MODULE}"')
     if not isinstance(loss, str) and not isinstance(loss, type) and api == _MODULE:
-        if settings:
-            raise LossError(
-                f"from_torch: {', '.join(settings)} is given beside a CrossEntropyLoss instance; "
-                "set it on the instance, or give the loss by name."
-            )
-        settings = {name: getattr(loss, name) for name in SETTINGS if hasattr(loss, name)}
-    for name in settings:
-        if name not in SETTINGS:
-            raise LossError(
-                f"from_torch: {name} is not a setting of {api}; expected {', '.join(SETTINGS)}."
-            )
-    values = {**SETTINGS, **settings}
+        settings = settings_of("from_torch", loss, SETTINGS, settings)
+    values = completed("from_torch", api, SETTINGS, settings)
 
     attributes = {
         "axis": 1,
         "reduction": _reduction(values),
-        "label_smoothing": _label_smoothing(values["label_smoothing"]),
+        "label_smoothing": smoothing_factor("from_torch", "PyTorch", values["label_smoothing"]),
     }
     ignore_index = values["ignore_index"]
     if target == "indices":
@@ -83,16 +72,9 @@ def from_torch(loss: Any, *, target: str = "indices", **settings: Any) -> LossCo
         "SoftmaxCrossEntropyLoss" if target == "indices" else "SoftLabelCrossEntropyLoss",
         attributes,
         class_weights=tensor_to_array(values["weight"]),
-        promote=target == "probabilities",
+        promote="all" if target == "probabilities" else "nothing",
         source=api,
     )
-
-
-def _api_of(loss: Any) -> str:
-    """The name of a loss given as an object; a subclass may compute anything and has its own."""
-    kind = loss if callable(loss) and hasattr(loss, "__qualname__") else type(loss)
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    return {"torch.nn.modules.loss.CrossEntropyLoss": _MODULE}.get(name, name)
 
 
 def _reduction(values: dict[str, Any]) -> Any:
@@ -103,17 +85,6 @@ def _reduction(values: dict[str, Any]) -> Any:
             return "none"
         return "sum" if size_average is False else "mean"
     return "mean" if values["reduction"] == "elementwise_mean" else values["reduction"]
-
-
-def _label_smoothing(value: Any) -> Any:
-    """PyTorch smooths only where the factor is above 0: a negative one or nan is taken for 0."""
-    if isinstance(value, int | float | np.floating) and not value >= 0:
-        warnings.warn(
-            f"from_torch: label_smoothing is {value}; PyTorch takes it for 0, and so do we.",
-            stacklevel=3,
-        )
-        return 0.0
-    return value
 
 
 def tensor_to_array(weight: Any) -> Any:

@@ -105,8 +105,8 @@ def _bind(graph: ir.Graph, attributes: Mapping[str, int | float | str]) -> None:
     """Writes the attributes' values in the place of the references to them."""
     for node in graph.all_nodes():
         for key, attribute in list(node.attributes.items()):
-            if attribute.is_ref() and attribute.ref_attr_name in attributes:
-                value = attributes[attribute.ref_attr_name]
+            value = attributes.get(attribute.ref_attr_name or "")
+            if value is not None:
                 node.attributes[key] = ir.Attr(key, attribute.type, value)
 
 
@@ -145,17 +145,18 @@ def _tidy_names(graph: ir.Graph) -> None:
             value.name = _stem(value.name)
 
 
-def _stem(name: str) -> str:
-    return re.sub(r"_\d+$", "", name)
+def _stem(name: str | None) -> str:
+    return re.sub(r"_\d+$", "", name or "")
 
 
 def _fold_string_comparison(node: ir.Node) -> None:
     """onnxscript's folding asks onnx.reference, which cannot compare strings of unequal length."""
     if node.op_type != "Equal":
         return
-    values = [ir.convenience.get_const_tensor(value) for value in node.inputs if value]
-    if all(value is not None and value.dtype == ir.DataType.STRING for value in values):
-        left, right = (value.numpy().astype(str).item() for value in values)
+    constants = [ir.convenience.get_const_tensor(value) for value in node.inputs if value]
+    strings = [c for c in constants if c is not None and c.dtype == ir.DataType.STRING]
+    if len(strings) == 2:
+        left, right = (constant.numpy().astype(str).item() for constant in strings)
         _replace(node, ir.node("Constant", [], {"value": ir.tensor(np.array(left == right))}))
 
 
@@ -171,7 +172,12 @@ def _fold_where(node: ir.Node) -> None:
 def _replace(node: ir.Node, replacement: ir.Node) -> None:
     replacement.outputs[0].name = node.outputs[0].name
     ir.convenience.replace_nodes_and_values(
-        node.graph, node, [node], [replacement], node.outputs, replacement.outputs
+        node.graph,  # type: ignore[arg-type]  # only a node outside all graphs has none
+        node,
+        [node],
+        [replacement],
+        node.outputs,
+        replacement.outputs,
     )
 
 

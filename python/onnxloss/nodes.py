@@ -1,28 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Standard nodes in front of a loss: probabilities into its scores, labels smoothed densely."""
+"""Standard nodes around a loss: its inputs as the operator takes them, and the way back."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
+from .dtypes import FLOAT_DTYPES, stash_dtype
+from .layout import Layout, Ports, Shape
+from .writer import Writer, value_info
+
 EPSILON = 1e-7
 """Probabilities are clipped to [EPSILON, 1 - EPSILON]: Keras's epsilon."""
-
-
-class Writer(Protocol):
-    """What adds nodes and initializers to a graph."""
-
-    def node(
-        self, op_type: str, inputs: Sequence[str], result: str | None = None, **attributes: Any
-    ) -> str:
-        """Adds a node; the name of its only output."""
-
-    def tensor(self, values: np.ndarray, wanted: str) -> str:
-        """Adds an initializer; its name."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +29,9 @@ class Scores:
     division: tuple[str, str, str] | None = None
 
 
-def scores_of(write: Writer, kind: str, given: str, axis: int, dtype: np.dtype) -> Scores:
+def scores_of(write: Writer, kind: str, given: str, axis: int, compute: str) -> Scores:
     """The scores of probabilities: their log after "clipped", themselves after "normalised"."""
+    dtype = FLOAT_DTYPES[compute]
     zero = write.tensor(np.zeros((), dtype), "zero")
     lowest = write.tensor(np.array(EPSILON, dtype), "lowest_probability")
     highest = write.tensor(np.array(1 - EPSILON, dtype), "highest_probability")
@@ -61,7 +52,7 @@ def scores_of(write: Writer, kind: str, given: str, axis: int, dtype: np.dtype) 
     return Scores(clipped, clipped, is_clipped, zero, division)
 
 
-def led_back(write: Writer, scores: Scores, gradient: str, result: str) -> str:
+def led_back(write: Writer, scores: Scores, gradient: str, result: str | None) -> str:
     """The gradient by the probabilities, from the one by the scores."""
     if scores.division is None:
         # An ignored position has gradient 0, whatever its probabilities: 0 / nan must not be nan.
@@ -76,12 +67,48 @@ def led_back(write: Writer, scores: Scores, gradient: str, result: str) -> str:
     return write.node("Div", [write.node("Sub", [gradient, share]), total], result)
 
 
-def smoothed(write: Writer, labels: str, factor: float, dtype: str, onnx_dtype: int) -> str:
+def smoothed(write: Writer, labels: str, factor: float, dtype: str) -> str:
     """Probabilities t as (1 - e) t + e / n, with n the size of their last axis."""
     kept = write.tensor(np.array(1 - factor, dtype), "kept_share")
     spread = write.tensor(np.array(factor, dtype), "spread_share")
     last = write.tensor(np.array(-1), "last_axis")
     size = write.node("Gather", [write.node("Shape", [labels]), last])
-    count = write.node("Cast", [size], to=onnx_dtype)
+    count = write.cast(size, "int64", dtype)
     share = write.node("Div", [spread, count])
     return write.node("Add", [write.node("Mul", [labels, kept]), share])
+
+
+def dloss_of(write: Writer, at: Layout, ports: Ports) -> str:
+    """Adds the graph input `dloss`; gives it as the operator takes it."""
+    write.graph.input.append(value_info(ports.dloss, at.compute, at.loss))
+    dloss = write.cast(ports.dloss, at.compute, stash_dtype(at.compute))
+    return write.squeezed(dloss, at.axis) if at.keeps_axis else dloss
+
+
+def by_their_sum(write: Writer, weights: str, dtype: str) -> str:
+    """Weights divided by their sum; 0 where that is 0."""
+    total = write.node("ReduceSum", [weights], keepdims=0)
+    zero = write.tensor(np.zeros((), dtype), "zero")
+    infinity = write.tensor(np.array(np.inf, dtype), "infinity")
+    is_zero = write.node("Equal", [total, zero])
+    return write.node("Div", [weights, write.node("Where", [is_zero, infinity, total])])
+
+
+def expanded(write: Writer, weights: str, shape: Shape, at: Layout, logits: str) -> str:
+    """Weights of a shape that broadcasts to the positions', one for each of them."""
+    if shape == at.positions:
+        return weights
+    known = [size for size in at.positions if isinstance(size, int)]
+    if 0 in known and len(known) == len(at.positions):
+        # ONNX Runtime 1.31 infers that Expand makes [1] of [1] and [0], and reserves its place.
+        return write.tensor(np.zeros(known, stash_dtype(at.compute)), "no_sample_weights")
+    others = np.array([dim for dim in range(len(at.logits)) if dim != at.axis], np.int64)
+    sizes = write.node("Shape", [logits])
+    positions = write.node("Gather", [sizes, write.tensor(others, "position_dims")])
+    return write.node("Expand", [weights, positions])
+
+
+def nan_if_empty(write: Writer, logits: str, dtype: str, value: str, result: str | None) -> str:
+    """The value times size / size of the logits: 1, or nan where there are none."""
+    size = write.cast(write.node("Size", [logits]), "int64", dtype)
+    return write.node("Mul", [value, write.node("Div", [size, size])], result)

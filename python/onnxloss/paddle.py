@@ -22,7 +22,7 @@ from .dtypes import FLOAT_DTYPES, LABEL_DTYPES
 from .errors import LossError, expected
 from .export import OPSET, append_to
 from .from_paddle import from_paddle
-from .graph import value_info
+from .writer import value_info
 
 _CONVERT = """
 import sys

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .apis import completed
 from .config import LossConfig
 from .errors import LossError, expected, expected_shape
 
@@ -130,12 +131,7 @@ def tf_sampled(settings: Mapping[str, Any]) -> LossConfig:
 
 
 def _completed(door: str, api: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    for name in settings:
-        if name not in SETTINGS[api]:
-            raise LossError(
-                f"{door}: {name} is not a setting of {api}; expected {', '.join(SETTINGS[api])}."
-            )
-    values = {**SETTINGS[api], **settings}
+    values = completed(door, api, SETTINGS[api], settings)
     for name, value in values.items():
         if value is _REQUIRED:
             raise LossError(f"{door}: {name} is missing; expected an integer, as {api} has it.")

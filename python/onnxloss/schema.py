@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Registers the operators' schemas, so that onnx.checker knows their names, types and attributes."""
+"""Registers the operators' schemas, so that onnx.checker knows names, types and attributes."""
 
 from __future__ import annotations
 

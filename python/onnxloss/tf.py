@@ -153,14 +153,16 @@ def _converted(
         input_signature = [
             tf.TensorSpec(given.shape, given.dtype, name=given.name) for given in model.inputs
         ]
+    forward = model
     if isinstance(model, keras.Model):
         several = len(input_signature) > 1
 
-        @tf.function
-        def forward(*given: tf.Tensor) -> Any:
+        def called(*given: tf.Tensor) -> Any:
             return model(list(given) if several else given[0], training=False)
-    else:
-        forward = model if hasattr(model, "get_concrete_function") else tf.function(model)
+
+        forward = called
+    if not hasattr(forward, "get_concrete_function"):
+        forward = tf.function(forward)
     try:
         converted, _ = tf2onnx.convert.from_function(
             forward, input_signature=input_signature, opset=_OPSET

@@ -14,11 +14,12 @@ import torch
 from onnxscript import opset19 as op
 from onnxscript.values import Op, Opset
 
+from .calls import called_or_written_out, node_attributes
 from .dtypes import FLOAT_DTYPES, name_of, onnx_type, promoted, stash_dtype
 from .errors import LossError, expected
 from .export import OPSET
 from .from_torch import from_torch
-from .graph import called_or_written_out, layout, node_attributes
+from .layout import Shape, layout
 from .onnxscript_defs import CATALOGUE, DOMAIN, OPSET_VERSION
 from .schema import schema_of
 
@@ -132,5 +133,5 @@ def _cast(value: ir.Value, dtype: str) -> ir.Value:
     return value if int(value.dtype) == wanted else op.Cast(value, to=wanted)
 
 
-def _shape(value: ir.Value) -> tuple[int | str | None, ...]:
+def _shape(value: ir.Value) -> Shape:
     return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)

@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .config import NO_IGNORED_LABEL, LossConfig
 from .errors import expected, expected_shape
-
-if TYPE_CHECKING:
-    from .graph import Shape
+from .layout import Shape
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
 
 from ..errors import LossError, expected
-from .nodes import GraphWriter
+from ..writer import Writer
 
 STEP = "step"
 LEARNING_RATE = "learning_rate"
@@ -23,7 +23,7 @@ class Parameter:
     """A parameter of a graph and the value that holds its gradient."""
 
     name: str
-    elem_type: int
+    dtype: str
     gradient: str
 
 
@@ -51,22 +51,35 @@ class Sgd:
     counts_steps = False
 
     def update(
-        self, graph: GraphWriter, parameters: Iterable[Parameter], new: Callable[[str], str]
+        self,
+        write: Writer,
+        parameters: Iterable[Parameter],
+        rate_dtype: str,
+        new: Callable[[str], str],
     ) -> None:
-        """Adds the nodes that compute `new(state)` for each state."""
+        """Adds the nodes that compute `new(state)` for each state.
+
+        Args:
+            write: The writer of the graph, which has the inputs `learning_rate` and the states.
+            parameters: The parameters.
+            rate_dtype: Dtype of `learning_rate`.
+            new: Names the value that a state has after the step.
+        """
         for p in parameters:
-            number = _numbers(graph, p)
+            number = partial(write.number, dtype=p.dtype)
             g = p.gradient
             if self.weight_decay:
-                decay = graph.op("Mul", [p.name, number(self.weight_decay)], f"{p.name}.decay")
-                g = graph.op("Add", [g, decay], f"{p.name}.decayed_grad")
+                decay = write.node(
+                    "Mul", [p.name, number(self.weight_decay)], like=f"{p.name}.decay"
+                )
+                g = write.node("Add", [g, decay], like=f"{p.name}.decayed_grad")
             if self.momentum:
                 buffer = f"{p.name}.momentum_buffer"
-                kept = graph.op("Mul", [buffer, number(self.momentum)], f"{buffer}.kept")
-                g = graph.op("Add", [kept, g], new(buffer))
-            rate = graph.cast(LEARNING_RATE, p.elem_type)
-            change = graph.op("Mul", [g, rate], f"{p.name}.change")
-            graph.op("Sub", [p.name, change], new(p.name))
+                kept = write.node("Mul", [buffer, number(self.momentum)], like=f"{buffer}.kept")
+                g = write.node("Add", [kept, g], new(buffer))
+            rate = write.cast(LEARNING_RATE, rate_dtype, p.dtype)
+            change = write.node("Mul", [g, rate], like=f"{p.name}.change")
+            write.node("Sub", [p.name, change], new(p.name))
 
 
 @dataclass(frozen=True)
@@ -94,59 +107,72 @@ class AdamW:
     counts_steps = True
 
     def update(
-        self, graph: GraphWriter, parameters: Iterable[Parameter], new: Callable[[str], str]
+        self,
+        write: Writer,
+        parameters: Iterable[Parameter],
+        rate_dtype: str,
+        new: Callable[[str], str],
     ) -> None:
-        """Adds the nodes that compute `new(state)` for each state."""
-        decay, *scalars = self._scalars(graph, new)
+        """Adds the nodes that compute `new(state)` for each state.
+
+        Args:
+            write: The writer of the graph, which has the inputs `learning_rate` and the states.
+            parameters: The parameters.
+            rate_dtype: Dtype of `learning_rate`.
+            new: Names the value that a state has after the step.
+        """
+        decay, *scalars = self._scalars(write, rate_dtype, new)
         for p in parameters:
-            number, (beta1, beta2) = _numbers(graph, p), self.betas
-            step_size, root_correction = (graph.cast(s, p.elem_type) for s in scalars)
+            number, (beta1, beta2) = partial(write.number, dtype=p.dtype), self.betas
+            step_size, root_correction = (write.cast(s, "float64", p.dtype) for s in scalars)
             m, v = f"{p.name}.exp_avg", f"{p.name}.exp_avg_sq"
 
-            difference = graph.op("Sub", [p.gradient, m], f"{m}.difference")
-            change = graph.op("Mul", [difference, number(1 - beta1)], f"{m}.change")
-            m_new = graph.op("Add", [m, change], new(m))
+            difference = write.node("Sub", [p.gradient, m], like=f"{m}.difference")
+            change = write.node("Mul", [difference, number(1 - beta1)], like=f"{m}.change")
+            m_new = write.node("Add", [m, change], new(m))
 
-            square = graph.op("Mul", [p.gradient, p.gradient], f"{v}.square")
-            added = graph.op("Mul", [square, number(1 - beta2)], f"{v}.added")
-            kept = graph.op("Mul", [v, number(beta2)], f"{v}.kept")
-            v_new = graph.op("Add", [kept, added], new(v))
+            square = write.node("Mul", [p.gradient, p.gradient], like=f"{v}.square")
+            added = write.node("Mul", [square, number(1 - beta2)], like=f"{v}.added")
+            kept = write.node("Mul", [v, number(beta2)], like=f"{v}.kept")
+            v_new = write.node("Add", [kept, added], new(v))
 
-            root = graph.op("Sqrt", [v_new], f"{v}.root")
-            corrected = graph.op("Div", [root, root_correction], f"{v}.corrected")
-            denominator = graph.op("Add", [corrected, number(self.eps)], f"{v}.denominator")
-            direction = graph.op("Div", [m_new, denominator], f"{p.name}.direction")
-            change = graph.op("Mul", [direction, step_size], f"{p.name}.change")
+            root = write.node("Sqrt", [v_new], like=f"{v}.root")
+            corrected = write.node("Div", [root, root_correction], like=f"{v}.corrected")
+            denominator = write.node("Add", [corrected, number(self.eps)], like=f"{v}.denominator")
+            direction = write.node("Div", [m_new, denominator], like=f"{p.name}.direction")
+            change = write.node("Mul", [direction, step_size], like=f"{p.name}.change")
             decayed = p.name
             if decay is not None:
-                kept = graph.cast(decay, p.elem_type)
-                decayed = graph.op("Mul", [p.name, kept], f"{p.name}.decayed")
-            graph.op("Sub", [decayed, change], new(p.name))
+                kept = write.cast(decay, "float64", p.dtype)
+                decayed = write.node("Mul", [p.name, kept], like=f"{p.name}.decayed")
+            write.node("Sub", [decayed, change], new(p.name))
 
     def _scalars(
-        self, graph: GraphWriter, new: Callable[[str], str]
+        self, write: Writer, rate_dtype: str, new: Callable[[str], str]
     ) -> tuple[str | None, str, str]:
         """1 - learning_rate * weight_decay, learning_rate / (1 - beta1^t) and sqrt(1 - beta2^t).
 
         In float64, as PyTorch computes them: 1 - 0.999^t in float32 has an error of 6e-5 at t = 1.
         """
-        double = TensorProto.DOUBLE
-        one = graph.number(1.0, double)
-        steps = graph.op("Add", [STEP, graph.number(1, TensorProto.INT64)], new(STEP))
-        t = graph.cast(steps, double)
-        rate = graph.cast(LEARNING_RATE, double)
+        number = partial(write.number, dtype="float64")
+        one = number(1.0)
+        steps = write.node("Add", [STEP, write.number(1, "int64")], new(STEP))
+        t = write.cast(steps, "int64", "float64")
+        rate = write.cast(LEARNING_RATE, rate_dtype, "float64")
 
         decay = None
         if self.weight_decay:
-            weight_decay = graph.number(self.weight_decay, double)
-            decay = graph.op("Mul", [rate, weight_decay], "adamw.weight_decay")
-            decay = graph.op("Sub", [one, decay], "adamw.kept")
+            weight_decay = number(self.weight_decay)
+            decay = write.node("Mul", [rate, weight_decay], like="adamw.weight_decay")
+            decay = write.node("Sub", [one, decay], like="adamw.kept")
         corrections = []
         for index, beta in enumerate(self.betas, 1):
-            power = graph.op("Pow", [graph.number(beta, double), t], f"adamw.beta{index}_power")
-            corrections.append(graph.op("Sub", [one, power], f"adamw.bias_correction{index}"))
-        step_size = graph.op("Div", [rate, corrections[0]], "adamw.step_size")
-        root_correction = graph.op("Sqrt", [corrections[1]], "adamw.root_bias_correction2")
+            power = write.node("Pow", [number(beta), t], like=f"adamw.beta{index}_power")
+            corrections.append(
+                write.node("Sub", [one, power], like=f"adamw.bias_correction{index}")
+            )
+        step_size = write.node("Div", [rate, corrections[0]], like="adamw.step_size")
+        root_correction = write.node("Sqrt", [corrections[1]], like="adamw.root_bias_correction2")
         return decay, step_size, root_correction
 
 
@@ -188,7 +214,3 @@ def make_optimizer(name: str, hyperparameters: Mapping[str, Any]) -> Optimizer:
 def _is_number(value: Any) -> bool:
     number = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
     return number and math.isfinite(value)
-
-
-def _numbers(graph: GraphWriter, parameter: Parameter) -> Callable[[float], str]:
-    return lambda value: graph.number(value, parameter.elem_type)

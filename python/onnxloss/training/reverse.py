@@ -16,7 +16,7 @@ from onnxscript.rewriter import RewriteRuleSet, rewrite
 from onnxscript.rewriter.rules import common as rules
 
 from ..errors import LossError
-from .nodes import free_name, subgraphs, value_names
+from ..writer import free_name, subgraphs, value_names
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
 

@@ -16,7 +16,7 @@ from ..config import LossConfig
 from ..dtypes import name_of
 from ..errors import LossError, expected
 from ..export import append_to
-from .nodes import GraphWriter, free_name, value_names
+from ..writer import Writer, free_name, value_names
 from .optimizers import LEARNING_RATE, STEP, Optimizer, Parameter, make_optimizer
 from .reverse import with_gradients
 
@@ -105,15 +105,12 @@ def training_step(
         parameters=_names(chosen),
     )
 
-    writer = GraphWriter(value_names(step.graph))
-    writer.casts[LEARNING_RATE, rate_type] = LEARNING_RATE
     update.update(
-        writer,
-        [Parameter(state.name, state.data_type, gradients[state.name]) for state in chosen],
+        Writer(step.graph, reserved=map(new_name, _names(states))),
+        [Parameter(p.name, name_of(p.data_type), gradients[p.name]) for p in chosen],
+        name_of(rate_type),
         new_name,
     )
-    step.graph.node.extend(writer.nodes)
-    step.graph.initializer.extend(writer.numbers.values())
     results = {output.name: output for output in step.graph.output}
     _set_outputs(
         step.graph,

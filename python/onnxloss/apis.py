@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""What the exporters share: a loss's name, its settings, and the factors that frameworks ignore."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .errors import LossError
+
+
+def path_of(loss: Any) -> str:
+    """Where a loss given as an object is defined; a subclass may compute anything and has its own.
+
+    Args:
+        loss: A class or function, or an instance.
+    """
+    kind = loss if hasattr(loss, "__qualname__") else type(loss)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def completed(
+    where: str, api: str, known: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The value of each setting of an API.
+
+    Args:
+        where: The exporter, for error messages.
+        api: The API's name, for error messages.
+        known: The settings that it has, with their defaults.
+        given: The settings that are given.
+
+    Raises:
+        LossError: One is given that it has not.
+    """
+    for name in given:
+        if name not in known:
+            raise LossError(
+                f"{where}: {name} is not a setting of {api}; expected {', '.join(known)}."
+            )
+    return {**known, **given}
+
+
+def settings_of(
+    where: str, loss: Any, known: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings that an instance has as attributes.
+
+    Args:
+        where: The exporter, for error messages.
+        loss: The instance.
+        known: The settings that its class has.
+        given: What is given beside it.
+
+    Raises:
+        LossError: Something is given beside it.
+    """
+    refuse_beside(where, f"a {type(loss).__qualname__} instance", given)
+    return {name: getattr(loss, name) for name in known if hasattr(loss, name)}
+
+
+def refuse_beside(where: str, instance: str, given: Mapping[str, Any]) -> None:
+    """Refuses settings beside an instance, which has its own.
+
+    Raises:
+        LossError: Some are given.
+    """
+    if given:
+        raise LossError(
+            f"{where}: {', '.join(given)} is given beside {instance}; "
+            "set it on the instance, or give the loss by name."
+        )
+
+
+def smoothing_factor(where: str, framework: str, value: Any) -> Any:
+    """The factor where the framework smooths only above 0: a negative one or nan is taken for 0."""
+    if isinstance(value, int | float | np.floating) and not value >= 0:
+        warnings.warn(
+            f"{where}: label_smoothing is {value}; {framework} takes it for 0, and so do we.",
+            stacklevel=3,
+        )
+        return 0.0
+    return value

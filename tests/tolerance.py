@@ -18,8 +18,8 @@ BODY_BOUND_MANY_CLASSES = {"float16": 1.0, "bfloat16": 1.0, "float32": 64.0, "fl
 MANY_CLASSES = 65536
 KERNEL_BOUND = 4.0
 # The kernels keep this whatever the body does: a 16-bit output is the truth's nearest number, or as
-# near as makes no difference, and no row is added one by one. All options at once cost 4.01 units of
-# float32 without fused multiply-add, measured; with it, 4 are kept.
+# near as makes no difference, and no row is added one by one. All options at once cost 4.01 units
+# of float32 without fused multiply-add, measured; with it, 4 are kept.
 KERNEL_OWN_BOUND = {"float16": 0.51, "bfloat16": 0.51, "float32": 4.1, "float64": 8.0}
 
 

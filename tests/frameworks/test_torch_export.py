@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""onnxloss.torch.export: modules that call cross_entropy, in every setting that torch.onnx breaks."""
+"""onnxloss.torch.export: modules that call cross_entropy, where torch.onnx breaks too."""
 
 from __future__ import annotations
 

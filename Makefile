@@ -21,14 +21,22 @@ ONNXLOSS_ORT_TRAINING_PYTHON := $(abspath $(ORT_TRAINING)/bin/python)
 endif
 export ONNXLOSS_ORT_TRAINING_PYTHON
 
-.PHONY: help demo test setup bench docs models lint format clean
+# Each framework has an environment of its own: they disagree about their dependencies.
+FRAMEWORKS := torch paddle tf
+ONNXLOSS_EXAMPLES ?= 2000
+export ONNXLOSS_EXAMPLES
+
+.PHONY: help demo test test-frameworks $(FRAMEWORKS:%=test-%) setup bench docs models lint format clean
 
 help:
 	@echo "make demo    train a digits classifier in ONNX Runtime from a PyTorch loss configuration"
 	@echo "make test    run the test suite"
-	@echo "make setup   what both need: environments, build, install"
+	@echo "make test-frameworks"
+	@echo "             compare with PyTorch, Paddle and TensorFlow: 2000 configurations each, or"
+	@echo "             ONNXLOSS_EXAMPLES=...; or one of them: make test-torch test-paddle test-tf"
+	@echo "make setup   what demo and test need: environments, build, install"
 	@echo "make bench   time the losses; writes docs/benchmarks.md"
-	@echo "make docs    write docs/operators.md"
+	@echo "make docs    write docs/operators.md and docs/differences.md"
 	@echo "make models  write the models of models/"
 	@echo "make lint    check style, types and formats"
 	@echo "make format  mend style and formats"
@@ -40,13 +48,19 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed $(ORT_TRAINING_READY)
 	@$(BIN)/python -m pytest
 
+test-frameworks: $(FRAMEWORKS:%=test-%)
+
+$(FRAMEWORKS:%=test-%): test-%: .venv-%/.installed
+	@echo "Comparing with $* in $(ONNXLOSS_EXAMPLES) configurations"
+	@.venv-$*/bin/python -m pytest --quiet tests/frameworks/test_$*.py tests/frameworks/test_$*_*.py
+
 setup: $(VENV)/.installed $(ORT_TRAINING_READY)
 
 bench: $(VENV)/.installed
 	@$(BIN)/python -m bench.bench_losses --threads 1 2 --markdown docs/benchmarks.md
 
 docs: $(VENV)/.installed
-	@$(BIN)/python docs/generate.py
+	@$(BIN)/python -m docs.generate
 
 models: $(VENV)/.installed
 	@$(BIN)/python models/make_models.py
@@ -63,7 +77,7 @@ format: $(VENV)/.dev
 	@$(BIN)/clang-format -i $(CPP)
 
 clean:
-	rm -rf $(VENV) $(ORT_TRAINING) build dist
+	rm -rf $(VENV) $(ORT_TRAINING) $(FRAMEWORKS:%=.venv-%) build dist
 
 $(VENV)/.made:
 	@echo "Making $(VENV)"
@@ -91,4 +105,31 @@ $(ORT_TRAINING)/.installed:
 	  install onnxruntime-training-cpu==1.19.2 || { echo "onnxloss: this Python has no \
 	onnxruntime-training-cpu 1.19.2 (it is there for 3.8 to 3.12 on x86-64 Linux); name one that \
 	has it, or none to skip its tests: make test ONNXLOSS_ORT_TRAINING_PYTHON=none" >&2; exit 1; }
+	@touch $@
+
+# The versions whose numbers are recorded in tests/golden. Apart from the rest is what is installed
+# without its dependencies: paddle2onnx asks for an onnx of 2024, and works with today's.
+.venv-torch/.installed: NEEDS := torch==2.13.0 expecttest==0.3.0
+.venv-paddle/.installed: NEEDS := paddlepaddle==3.3.1
+.venv-paddle/.installed: APART := paddle2onnx==2.1.0
+.venv-tf/.installed: NEEDS := tensorflow-cpu==2.21.0 tf2onnx==1.17.0
+
+dist/.made: $(SOURCES) | $(VENV)/.made
+	@echo "Building the wheel"
+	@rm -rf dist && mkdir dist && touch $@.new
+	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+	@mv $@.new $@
+
+$(FRAMEWORKS:%=.venv-%/.made): .venv-%/.made:
+	@echo "Making .venv-$*"
+	@tools/make_venv.sh .venv-$*
+	@touch $@
+
+# The wheel once more by itself: pip takes another build of the same version for the same.
+$(FRAMEWORKS:%=.venv-%/.installed): .venv-%/.installed: dist/.made Makefile | .venv-%/.made
+	@echo "Installing $(NEEDS) $(APART)"
+	@.venv-$*/bin/python -m pip -qq --disable-pip-version-check \
+	  install $(NEEDS) "onnxloss[test] @ file://$$(echo "$$PWD"/dist/onnxloss-*.whl)"
+	@.venv-$*/bin/python -m pip -qq --disable-pip-version-check \
+	  install --force-reinstall --no-deps $(APART) dist/onnxloss-*.whl
 	@touch $@

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Writes docs/operators.md from the SPECs, and runs the examples that it shows."""
+"""Writes docs/operators.md from the SPECs, with its examples run, and docs/differences.md."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from docs import differences
 from onnxloss.onnxscript_defs import (
     CATALOGUE,
     DOMAIN,
@@ -53,9 +54,13 @@ _LABELS = {
 
 
 def main() -> None:
-    """Writes the file."""
-    TARGET.write_text(operator_reference())
-    print(TARGET)
+    """Writes the files."""
+    for target, text in (
+        (TARGET, operator_reference()),
+        (differences.TARGET, differences.differences()),
+    ):
+        target.write_text(text)
+        print(target)
 
 
 def operator_reference() -> str:

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+"""What docs/differences.md says of Paddle."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Paddle's import warns of a compiler cache that is not there.
+    paddle = pytest.importorskip("paddle", reason="Paddle is not installed")
+
+from tests import differences as table
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [answer for answer in table.ANSWERS if answer.column == "paddle"],
+    ids=lambda answer: str(answer.theirs),
+)
+def test_paddle_answers_so(answer: table.Answer) -> None:
+    table.assert_same(_value(answer), answer.theirs, answer)
+
+
+def _value(answer: table.Answer) -> table.Value:
+    logits = paddle.to_tensor(answer.logits, stop_gradient=False)
+    settings = dict(answer.settings)
+    if "weight" in settings:
+        settings["weight"] = paddle.to_tensor(settings["weight"])
+    try:
+        target = paddle.to_tensor(answer.labels)
+        loss = paddle.nn.functional.cross_entropy(logits, target, **settings)
+    except (IndexError, RuntimeError, ValueError) as error:
+        return type(error).__name__
+    if answer.of != "dlogits":
+        return table.of_outputs(answer, loss.numpy(), None)
+    (dlogits,) = paddle.grad(loss, logits, paddle.ones_like(loss))
+    return table.of_outputs(answer, loss.numpy(), dlogits.numpy())

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MIT
+"""What docs/differences.md says of PyTorch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+from tests import differences as table  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [answer for answer in table.ANSWERS if answer.column == "torch"],
+    ids=lambda answer: str(answer.theirs),
+)
+def test_torch_answers_so(answer: table.Answer) -> None:
+    table.assert_same(_value(answer), answer.theirs, answer)
+
+
+def _value(answer: table.Answer) -> table.Value:
+    logits = torch.from_numpy(answer.logits.copy()).requires_grad_()
+    settings = dict(answer.settings)
+    if "weight" in settings:
+        settings["weight"] = torch.from_numpy(settings["weight"])
+    try:
+        target = torch.from_numpy(np.asarray(answer.labels))
+        loss = torch.nn.functional.cross_entropy(logits, target, **settings)
+    except (IndexError, RuntimeError, ValueError) as error:
+        return type(error).__name__
+    (dlogits,) = torch.autograd.grad(loss, logits, torch.ones_like(loss))
+    return table.of_outputs(answer, loss.detach().numpy(), dlogits.numpy())

@@ -8,15 +8,26 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tests import differences as table
 from tests import golden_cases, test_golden_paddle, test_golden_tf
+from tests.differences import RECORDED, SECTIONS
+from tests.differences.answers import (
+    CATEGORICAL,
+    COLUMNS,
+    DENSE,
+    SPARSE,
+    SPARSE_CATEGORICAL,
+    V1,
+    Answer,
+    Row,
+    Value,
+)
 
 TARGET = Path(__file__).parent / "differences.md"
 
 _INTRODUCTION = """\
 # Differences between the frameworks
 
-<!-- Written by docs/generate.py from tests/differences.py and tests/golden; do not edit. -->
+<!-- Written by docs/generate.py from tests/differences and tests/golden; do not edit. -->
 
 The same loss with the same settings is not the same number everywhere. A loss from `from_torch`,
 `from_paddle`, `from_tf` or `from_onnx` gives its own framework's number, but for artefacts of a
@@ -34,11 +45,11 @@ In the third column `v1` is `tf.compat.v1.losses.softmax_cross_entropy`, `dense`
 """
 
 _SHORT = {
-    table.V1: "v1",
-    table.DENSE: "dense",
-    table.SPARSE: "sparse",
-    table.CATEGORICAL: "Keras",
-    table.SPARSE_CATEGORICAL: "Keras sparse",
+    V1: "v1",
+    DENSE: "dense",
+    SPARSE: "sparse",
+    CATEGORICAL: "Keras",
+    SPARSE_CATEGORICAL: "Keras sparse",
 }
 
 _RECORDED = """\
@@ -71,7 +82,7 @@ _FURTHER = """\
   seed fixes the samples, but they are not TensorFlow's. Give `sampled_values` to have them.
 * The function body draws from the same distribution with standard operators: other samples than
   the library's.
-* Paddle rounds each class's probability to float32, ours rounds log(K + 1) alone, as Paddle: the
+* Paddle rounds log(K + 1) and each class's probability to float32, ours log(K + 1) alone: the
   expected counts of float64 logits differ in the eighth digit.
 * Paddle clips logarithms and logits to ±1e20. In ours they are infinite, and a row without a
   finite logit is nan.
@@ -83,8 +94,8 @@ _FURTHER = """\
 def differences() -> str:
     """The page, as Markdown."""
     sections = [_INTRODUCTION]
-    head = ("question", *table.COLUMNS.values(), "what follows")
-    for title, rows in table.SECTIONS.items():
+    head = ("question", *COLUMNS.values(), "what follows")
+    for title, rows in SECTIONS.items():
         sections += [f"## {title}", _table(head, map(_row, rows))]
     sections += ["## Recorded artefacts that are not reproduced", _RECORDED, _recorded()]
     sections += ["## Refused, though Paddle computes it", _REFUSED, _refused()]
@@ -101,15 +112,15 @@ def named_differences() -> Mapping[str, str]:
     }
 
 
-def _row(row: table.Row) -> tuple[str, ...]:
+def _row(row: Row) -> tuple[str, ...]:
     cells = (
         "; ".join(_answer(answer) for answer in row.answers if answer.column == column)
-        for column in table.COLUMNS
+        for column in COLUMNS
     )
     return row.about, *(cell or "—" for cell in cells), row.advice
 
 
-def _answer(answer: table.Answer) -> str:
+def _answer(answer: Answer) -> str:
     name = answer.note or _SHORT.get(answer.api, "")
     theirs = _value(answer.theirs, answer.of)
     if answer.expected in ("refused", "error") and isinstance(answer.theirs, str):
@@ -121,7 +132,7 @@ def _answer(answer: table.Answer) -> str:
     return f"{name} {text}" if name else text
 
 
-def _value(value: table.Value, of: str) -> str:
+def _value(value: Value, of: str) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, tuple):
@@ -141,7 +152,7 @@ def _recorded() -> str:
     reasons = named_differences()
     cases = _golden()
     rows = []
-    for recorded in table.RECORDED:
+    for recorded in RECORDED:
         case = cases[recorded.id]
         theirs = "error" if case.error else f"{case.arrays[recorded.of][recorded.at]:.6g}"
         rows.append(

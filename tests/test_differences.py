@@ -12,17 +12,18 @@ from onnx import helper
 
 import onnxloss
 from docs import differences as page
-from tests import differences as table
 from tests import test_golden, test_golden_paddle, test_golden_tf
+from tests.differences import ANSWERS, RECORDED
+from tests.differences.answers import COLUMNS, Answer, Recorded, Value, assert_same, of_outputs
 from tests.runtime import RUNTIME_ERRORS, WAYS, dtype_of, run_model
 
 GOLDEN = {"torch": test_golden, "paddle": test_golden_paddle, "tf": test_golden_tf}
 
 ways = pytest.mark.parametrize("way", WAYS)
-every_answer = pytest.mark.parametrize("answer", table.ANSWERS, ids=lambda answer: answer.api)
+every_answer = pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.api)
 
 
-def exported(answer: table.Answer, *, inline: bool) -> onnx.ModelProto:
+def exported(answer: Answer, *, inline: bool) -> onnx.ModelProto:
     weights = answer.sample_weights
     return onnxloss.export(
         config_of(answer),
@@ -36,7 +37,7 @@ def exported(answer: table.Answer, *, inline: bool) -> onnx.ModelProto:
     )
 
 
-def config_of(answer: table.Answer) -> onnxloss.LossConfig:
+def config_of(answer: Answer) -> onnxloss.LossConfig:
     if answer.column == "torch":
         target = "indices" if answer.labels.dtype.kind == "i" else "probabilities"
         return onnxloss.from_torch(answer.api, target=target, **answer.settings)
@@ -46,7 +47,7 @@ def config_of(answer: table.Answer) -> onnxloss.LossConfig:
     return door(answer.api, **answer.settings)
 
 
-def run_exported(answer: table.Answer, way: str) -> table.Value:
+def run_exported(answer: Answer, way: str) -> Value:
     """What the exported model gives, as the table has it."""
     try:
         model = exported(answer, inline=way == "inlined")
@@ -61,22 +62,22 @@ def run_exported(answer: table.Answer, way: str) -> table.Value:
         outputs = run_model(model, feeds, library=way == "library")
     except RUNTIME_ERRORS:
         return "error"
-    return table.of_outputs(answer, outputs["loss"], outputs["dlogits"])
+    return of_outputs(answer, outputs["loss"], outputs["dlogits"])
 
 
 @pytest.mark.filterwarnings("ignore:.*label_smoothing is -0.1")
 @ways
 @every_answer
-def test_the_exported_model_answers_so(answer: table.Answer, way: str) -> None:
-    table.assert_same(run_exported(answer, way), answer.expected, answer)
+def test_the_exported_model_answers_so(answer: Answer, way: str) -> None:
+    assert_same(run_exported(answer, way), answer.expected, answer)
 
 
 @pytest.mark.parametrize(
     "answer",
-    [answer for answer in table.ANSWERS if answer.column == "onnx"],
+    [answer for answer in ANSWERS if answer.column == "onnx"],
     ids=lambda answer: str(answer.theirs),
 )
-def test_onnxruntime_answers_so(answer: table.Answer) -> None:
+def test_onnxruntime_answers_so(answer: Answer) -> None:
     """The others are asked in tests/frameworks."""
     settings = dict(answer.settings)
     weights = settings.pop("weights", None)
@@ -102,15 +103,15 @@ def test_onnxruntime_answers_so(answer: table.Answer) -> None:
         ir_version=9,
     )
     try:
-        value = table.of_outputs(answer, run_model(model, inputs)["loss"], None)
+        value = of_outputs(answer, run_model(model, inputs)["loss"], None)
     except RUNTIME_ERRORS as error:
         value = type(error).__name__
-    table.assert_same(value, answer.theirs, answer)
+    assert_same(value, answer.theirs, answer)
 
 
 @ways
-@pytest.mark.parametrize("recorded", table.RECORDED, ids=lambda recorded: recorded.id)
-def test_the_recorded_differences_are_so(recorded: table.Recorded, way: str) -> None:
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda recorded: recorded.id)
+def test_the_recorded_differences_are_so(recorded: Recorded, way: str) -> None:
     module = GOLDEN[recorded.id.partition("-")[0]]
     (case,) = [case for case in module.CASES if case.id == recorded.id]
     ours = float(module.run_case(case, way)[recorded.of][recorded.at])
@@ -123,8 +124,8 @@ def test_the_recorded_differences_are_so(recorded: table.Recorded, way: str) -> 
 
 def test_the_page_has_every_difference_once() -> None:
     named = page.named_differences()
-    assert Counter(recorded.id for recorded in table.RECORDED) == Counter(named.keys())
-    assert set(table.COLUMNS) == {answer.column for answer in table.ANSWERS}
+    assert Counter(recorded.id for recorded in RECORDED) == Counter(named.keys())
+    assert set(COLUMNS) == {answer.column for answer in ANSWERS}
 
 
 def test_the_page_is_what_the_tables_say() -> None:

@@ -11,19 +11,20 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Paddle's import warns of a compiler cache that is not there.
     paddle = pytest.importorskip("paddle", reason="Paddle is not installed")
 
-from tests import differences as table
+from tests.differences import ANSWERS
+from tests.differences.answers import Answer, Value, assert_same, of_outputs
 
 
 @pytest.mark.parametrize(
     "answer",
-    [answer for answer in table.ANSWERS if answer.column == "paddle"],
+    [answer for answer in ANSWERS if answer.column == "paddle"],
     ids=lambda answer: str(answer.theirs),
 )
-def test_paddle_answers_so(answer: table.Answer) -> None:
-    table.assert_same(_value(answer), answer.theirs, answer)
+def test_paddle_answers_so(answer: Answer) -> None:
+    assert_same(_value(answer), answer.theirs, answer)
 
 
-def _value(answer: table.Answer) -> table.Value:
+def _value(answer: Answer) -> Value:
     logits = paddle.to_tensor(answer.logits, stop_gradient=False)
     settings = dict(answer.settings)
     if "weight" in settings:
@@ -34,6 +35,6 @@ def _value(answer: table.Answer) -> table.Value:
     except (IndexError, RuntimeError, ValueError) as error:
         return type(error).__name__
     if answer.of != "dlogits":
-        return table.of_outputs(answer, loss.numpy(), None)
+        return of_outputs(answer, loss.numpy(), None)
     (dlogits,) = paddle.grad(loss, logits, paddle.ones_like(loss))
-    return table.of_outputs(answer, loss.numpy(), dlogits.numpy())
+    return of_outputs(answer, loss.numpy(), dlogits.numpy())

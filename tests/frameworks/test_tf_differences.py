@@ -12,19 +12,20 @@ tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 import keras  # noqa: E402
 
-from tests import differences as table  # noqa: E402
+from tests.differences import ANSWERS  # noqa: E402
+from tests.differences.answers import DENSE, SPARSE, V1, Answer, Value, assert_same, of_outputs  # noqa: E402
 
 
 @pytest.mark.parametrize(
     "answer",
-    [answer for answer in table.ANSWERS if answer.column == "tf"],
+    [answer for answer in ANSWERS if answer.column == "tf"],
     ids=lambda answer: f"{answer.api}-{answer.theirs}",
 )
-def test_tensorflow_answers_so(answer: table.Answer) -> None:
-    table.assert_same(_value(answer), answer.theirs, answer)
+def test_tensorflow_answers_so(answer: Answer) -> None:
+    assert_same(_value(answer), answer.theirs, answer)
 
 
-def _value(answer: table.Answer) -> table.Value:
+def _value(answer: Answer) -> Value:
     logits = tf.constant(answer.logits)
     try:
         with tf.GradientTape() as tape:
@@ -33,15 +34,15 @@ def _value(answer: table.Answer) -> table.Value:
         dlogits = tape.gradient(loss, logits)
     except (ValueError, tf.errors.InvalidArgumentError) as error:
         return type(error).__name__
-    return table.of_outputs(answer, loss.numpy(), dlogits.numpy())
+    return of_outputs(answer, loss.numpy(), dlogits.numpy())
 
 
-def _loss(answer: table.Answer, logits: tf.Tensor) -> tf.Tensor:
+def _loss(answer: Answer, logits: tf.Tensor) -> tf.Tensor:
     labels, weights, settings = answer.labels, answer.sample_weights, answer.settings
-    if answer.api == table.V1:
+    if answer.api == V1:
         given = {} if weights is None else {"weights": weights}
         return tf.compat.v1.losses.softmax_cross_entropy(labels, logits, **given, **settings)
-    if answer.api in (table.DENSE, table.SPARSE):
+    if answer.api in (DENSE, SPARSE):
         function = getattr(tf.nn, answer.api.rpartition(".")[2])
         return function(labels=labels, logits=logits, **settings)
     loss = getattr(keras.losses, answer.api.rpartition(".")[2])(**settings)

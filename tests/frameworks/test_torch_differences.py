@@ -8,19 +8,20 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from tests import differences as table  # noqa: E402
+from tests.differences import ANSWERS  # noqa: E402
+from tests.differences.answers import Answer, Value, assert_same, of_outputs  # noqa: E402
 
 
 @pytest.mark.parametrize(
     "answer",
-    [answer for answer in table.ANSWERS if answer.column == "torch"],
+    [answer for answer in ANSWERS if answer.column == "torch"],
     ids=lambda answer: str(answer.theirs),
 )
-def test_torch_answers_so(answer: table.Answer) -> None:
-    table.assert_same(_value(answer), answer.theirs, answer)
+def test_torch_answers_so(answer: Answer) -> None:
+    assert_same(_value(answer), answer.theirs, answer)
 
 
-def _value(answer: table.Answer) -> table.Value:
+def _value(answer: Answer) -> Value:
     logits = torch.from_numpy(answer.logits.copy()).requires_grad_()
     settings = dict(answer.settings)
     if "weight" in settings:
@@ -31,4 +32,4 @@ def _value(answer: table.Answer) -> table.Value:
     except (IndexError, RuntimeError, ValueError) as error:
         return type(error).__name__
     (dlogits,) = torch.autograd.grad(loss, logits, torch.ones_like(loss))
-    return table.of_outputs(answer, loss.detach().numpy(), dlogits.numpy())
+    return of_outputs(answer, loss.detach().numpy(), dlogits.numpy())

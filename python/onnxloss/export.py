@@ -126,8 +126,14 @@ def append_to(
         dlogits: Name of the gradient's output.
         inline: As for `export`.
 
+    Returns:
+        A checked model: the forward model's inputs and outputs, then those of the loss.
+
     Raises:
-        LossError: The model has no such output, or the loss does not fit it.
+        LossError: The model has no such output, the loss does not fit it, or a name is taken.
+
+    Example:
+        >>> model = onnxloss.append_to(forward, config, logits="scores", gradient=True)
     """
     result = _with_opset(model)
     graph = result.graph

@@ -13,10 +13,13 @@ from onnxscript.values import Opset
 from .spec import (
     DOMAIN,
     INFINITY,
+    LOGIT_SOFTCAP,
     LOGITS,
+    LSE,
     OPSET_VERSION,
     REDUCTION,
     STASH_TYPE,
+    Z_LOSS,
     Attribute,
     LossSpec,
     Port,
@@ -39,6 +42,8 @@ def sampled_softmax_cross_entropy_loss(
     remove_accidental_hits: int,
     seed: int,
     reduction: str,
+    z_loss: float,
+    logit_softcap: float,
     stash_type: int,
     has_samples: int,
 ):
@@ -50,7 +55,10 @@ def sampled_softmax_cross_entropy_loss(
     n_count = op.Shape(labels, start=0, end=1)
     zero = op.Cast(op.Constant(value_float=0.0), to=stash_type)
     one = op.Cast(op.Constant(value_float=1.0), to=stash_type)
+    two = op.Cast(op.Constant(value_float=2.0), to=stash_type)
     infinity = op.Cast(op.Constant(value_float=INFINITY), to=stash_type)
+    cap = op.Cast(op.Constant(value_float=logit_softcap), to=stash_type)
+    z = op.Cast(op.Constant(value_float=z_loss), to=stash_type)
 
     label = op.Cast(labels, to=TensorProto.INT64)
     # A negative index would count from the end; out of every range it is an error instead.
@@ -104,8 +112,15 @@ def sampled_softmax_cross_entropy_loss(
         missed = op.Exp(num_tries * op.Log(one_double - op.Gather(p, columns)))
         drawn_probabilities = op.Cast(one_double - missed, to=stash_type)
 
-    z = op.Cast(op.GatherElements(logits, columns, axis=1), to=stash_type)
-    corrected = z - op.Log(drawn_probabilities)
+    gathered = op.Cast(op.GatherElements(logits, columns, axis=1), to=stash_type)
+    if cap > zero:
+        squashed = op.Tanh(gathered / cap)
+        scores = cap * squashed
+        slope = one - squashed * squashed
+    else:
+        scores = op.Identity(gathered)
+        slope = op.Identity(one)
+    corrected = scores - op.Log(drawn_probabilities)
     if remove_accidental_hits == 1:
         hits = op.Equal(op.Unsqueeze(y, third), op.Unsqueeze(sampled, second))
         is_hit = op.ReduceMax(op.Cast(hits, to=TensorProto.INT32), second, keepdims=0)
@@ -119,10 +134,17 @@ def sampled_softmax_cross_entropy_loss(
     shifted = x - x_max
     exp_shifted = op.Exp(shifted)
     sum_exp = op.ReduceSum(exp_shifted, second, keepdims=1)
-    neg_log_p = op.Log(sum_exp) - shifted
+    log_sum_exp = op.Log(sum_exp)
+    neg_log_p = log_sum_exp - shifted
+    lse_on_axis = x_max + log_sum_exp
+    lse = op.Squeeze(lse_on_axis, second)
     p_column = exp_shifted / sum_exp
     true_loss = op.Slice(neg_log_p, first, t_count, second)
-    position_loss = op.ReduceMean(true_loss, second, keepdims=0)
+    cross_entropy = op.ReduceMean(true_loss, second, keepdims=0)
+    if z > zero:
+        position_loss = cross_entropy + z * lse * lse
+    else:
+        position_loss = op.Identity(cross_entropy)
 
     n = op.Cast(op.Squeeze(n_count), to=stash_type)
     if reduction == "none":
@@ -145,11 +167,15 @@ def sampled_softmax_cross_entropy_loss(
     true_share = one / op.Cast(op.Constant(value_int=num_true), to=stash_type)
     true_shares = op.Expand(true_share, t_count)
     shares = op.Concat(true_shares, op.Expand(zero, s_count), axis=0)
-    by_column = k * (p_column - shares)
+    if z > zero:
+        pull = p_column * (one + two * z * lse_on_axis)
+    else:
+        pull = op.Identity(p_column)
+    by_column = k * (pull - shares) * slope
     nothing = op.Expand(zero, op.Shape(logits))
     gradient = op.ScatterElements(nothing, columns, by_column, axis=1, reduction="add")
     dlogits = op.CastLike(gradient, logits)
-    return loss, dlogits, drawn_samples, drawn_probabilities
+    return loss, dlogits, lse, drawn_samples, drawn_probabilities
 
 
 _LARGEST = 2**31 - 1
@@ -163,12 +189,15 @@ p(v) = log((v + 2) / (v + 1)) / log(K + 1)   the chance of class v in one draw (
 Q(v) = S p(v)                                if none of the draws came twice (num_tries = S)
        1 - (1 - p(v))^num_tries              else: the chance of v to be among the draws
 c_i  = (y_i1 .. y_iT, s_1 .. s_S)            the T + S columns of row i
-x_ij = logits[i, c_ij] - log Q(c_ij)
+g_ij = logits[i, c_ij], or cap * tanh(logits[i, c_ij] / cap)    with cap = logit_softcap > 0
+x_ij = g_ij - log Q(c_ij)
        -inf where j > T and c_ij is one of y_i, if remove_accidental_hits
-loss_i = -1/T sum_{j <= T} log softmax(x_i)_j
+lse_i  = log sum_j exp(x_ij)
+loss_i = -1/T sum_{j <= T} log softmax(x_i)_j + z lse_i^2        with z = z_loss
 none:  loss_i        sum:  sum_i loss_i        mean:  sum_i loss_i / N
 
-dlogits[i, v] = k_i sum_{j: c_ij = v} (softmax(x_i)_j - 1/T [j <= T]),  0 for other classes
+dlogits[i, v] = k_i sum_{j: c_ij = v} (softmax(x_i)_j (1 + 2 z lse_i) - 1/T [j <= T]) dg_ij/dlogits
+                0 for other classes
 k_i = dloss_i (none), dloss (sum), dloss / N (mean)
 """.strip(),
     inputs=(
@@ -212,6 +241,8 @@ k_i = dloss_i (none), dloss (sum), dloss / N (mean)
             default="none",
             doc="`none`: the loss of every row. `sum`: their sum. `mean`: their sum divided by N.",
         ),
+        Z_LOSS,
+        LOGIT_SOFTCAP,
         STASH_TYPE,
     ),
     edge_cases=(
@@ -237,6 +268,9 @@ k_i = dloss_i (none), dloss (sum), dloss / N (mean)
     ),
     body=sampled_softmax_cross_entropy_loss,
     results=(
+        dataclasses.replace(
+            LSE, shape="[N]", doc="Log of the sum over the columns of each row, log sum_j exp(x_ij)."
+        ),
         Port(
             "drawn_samples",
             "tensor(int64)",

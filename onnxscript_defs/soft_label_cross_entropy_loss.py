@@ -183,7 +183,12 @@ def soft_label_cross_entropy_loss(
         by_logits = op.Where(s == zero, unweighted, plain * s)
     gradient = k * by_logits
     dlogits = op.CastLike(gradient, logits)
-    return loss, dlogits, lse
+    if class_weighting == "class":
+        by_labels = (k * sample_weight * kept) * (w * neg_log_p)
+    else:
+        by_labels = neg_log_p * nan
+    dlabels = op.CastLike(by_labels, labels)
+    return loss, dlogits, lse, dlabels
 
 
 SPEC = LossSpec(
@@ -202,6 +207,7 @@ D: mean_over "positions": N   "weights": sum_i s_i u_i   "nonzero": sum_i [s_i !
 
 dlogits_ic = k_i s_i u_i (p_ic (sum_c a_ic + 2 z lse_i) - a_ic) dx_ic/dlogits_ic
 p_ic = softmax(x)_ic;  k_i = dloss_i (none), dloss (sum), dloss / D (mean)
+dlabels_ic = k_i s_i (1 - e) w_c * -lp_ic           class_weighting "class"
 """.strip(),
     inputs=(
         LOGITS,
@@ -235,6 +241,8 @@ p_ic = softmax(x)_ic;  k_i = dloss_i (none), dloss (sum), dloss / D (mean)
         "A class whose coefficient a_ic is 0 adds 0, also where its logit is -inf.",
         "A position with nan, +inf, or nothing but -inf among its x has a nan loss, lse and "
         "gradient. With from_logits = 0 there is no such position.",
+        'dlabels with class_weighting "position", where a label weighs the whole position, is an '
+        "error in the kernel and nan in the function.",
     ),
     sources=(
         "PyTorch, cross_entropy with class probabilities: "
@@ -243,4 +251,7 @@ p_ic = softmax(x)_ic;  k_i = dloss_i (none), dloss (sum), dloss / D (mean)
         "https://arxiv.org/abs/1503.02531",
     ),
     body=soft_label_cross_entropy_loss,
+    gradients=(
+        Port("dlabels", "T", "as labels", "Gradient of sum(dloss * loss) by `labels`.", True),
+    ),
 )

@@ -87,10 +87,11 @@ class LossSpec:
 
     `body` computes the loss and its gradient at once: it takes `dloss` before `inputs`, and beside
     the attributes one flag for each optional input, `has_<name>`, that says whether the node has
-    it; it returns `(loss, dlogits, *results)`. The function of each of the three operators below is
-    cut out of it (`onnxloss.functions`). `results` are the outputs that a node may leave out;
-    `drawn` names the optional inputs that the body draws where they are left out, and that the
-    gradient alone must therefore get.
+    it; it returns `(loss, dlogits, *results, *gradients)`. The function of each of the three
+    operators below is cut out of it (`onnxloss.functions`). `results` are the outputs that a node
+    may leave out, `gradients` those of them that only an operator with a gradient has; `drawn`
+    names the optional inputs that the body draws where they are left out, and that the gradient
+    alone must therefore get.
     """
 
     name: str
@@ -102,6 +103,7 @@ class LossSpec:
     sources: tuple[str, ...]
     body: Any
     results: tuple[Port, ...] = field(default_factory=lambda: (LSE,))
+    gradients: tuple[Port, ...] = ()
     drawn: tuple[str, ...] = ()
 
     @property
@@ -120,7 +122,7 @@ class LossSpec:
             f"{self.name}Grad",
             f"The gradient of {self.name} with respect to its logits.",
             (DLOSS, *inputs),
-            (DLOGITS,),
+            (DLOGITS, *self.gradients),
             self.attributes,
         )
 
@@ -131,7 +133,7 @@ class LossSpec:
             f"{self.name}AndGrad",
             f"{self.name} and its gradient with respect to the logits, in one reading of them.",
             (DLOSS, *self.inputs),
-            (LOSS, DLOGITS, *self.results),
+            (LOSS, DLOGITS, *self.results, *self.gradients),
             self.attributes,
         )
 

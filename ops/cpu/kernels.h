@@ -41,6 +41,7 @@ struct LossProblem {
   double* partial_losses;  // one per positions_per_partial positions, zero at first, or null
   int64_t positions_per_partial;
   void* dlogits;  // T as logits, or null
+  void* dlabels;  // T as labels, or null; with probabilities whose class weights weigh classes
   bool stream;    // write dlogits past the caches
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The CPU kernels for one instruction set: compiled once for each, with ONNXLOSS_TARGET its name.
 #include "cpu/kernels.h"
+#include "cpu/label_gradient.h"
 #include "cpu/long_rows.h"
 #include "cpu/probabilities.h"
 #include "cpu/tiles.h"
@@ -22,6 +23,9 @@ void RunTyped(const TypedProblem<T, Row>& problem, int64_t first, int64_t last) 
     RunLongRows(problem, first, last);
   } else {
     RunTiles(problem, first, last);
+  }
+  if constexpr (!Row::kHasTarget) {
+    if (raw.dlabels != nullptr) WriteLabelGradient(problem, first, last);
   }
   if (raw.stream) Fence();
 }

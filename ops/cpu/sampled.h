@@ -23,6 +23,8 @@ struct SampledProblem {
   int64_t num_true;     // T
   int64_t num_samples;  // S
   bool remove_accidental_hits;
+  double z_loss;
+  double softcap;               // 0 for none
   const void* logits;           // T [N, K]
   const void* labels;           // [N, T]
   const SampledClass* sorted;   // [S], or null where each row has its own samples
@@ -36,6 +38,7 @@ struct SampledProblem {
   double denominator;  // what dloss is divided by
   void* loss;          // S [N], or null where `row_losses` takes them
   double* row_losses;  // [N], or null
+  void* lse;           // S [N], or null
   void* dlogits;       // T [N, K], or null
 };
 

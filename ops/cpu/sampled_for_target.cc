@@ -6,6 +6,7 @@
 
 #include "cpu/sampled.h"
 #include "rows/sampled_softmax_cross_entropy_loss.h"
+#include "rows/softcap.h"
 
 namespace onnxloss::ONNXLOSS_TARGET {
 namespace {
@@ -22,6 +23,8 @@ struct Columns {
   int64_t* owner;  // [T], the first column of the same class; a true class is its own otherwise
 
   int64_t count() const { return problem.num_true + problem.num_samples; }
+  Acc softcap() const { return static_cast<Acc>(problem.softcap); }
+  Acc Capped(Acc logit) const { return problem.softcap > 0 ? SoftCap(logit, softcap()) : logit; }
 };
 
 template <class T>
@@ -52,14 +55,16 @@ void GatherSampled(const Columns<T>& columns, int64_t row) {
   Acc* x = columns.x + problem.num_true;
   if (problem.probabilities == nullptr) {
     for (int64_t j = 0; j < problem.num_samples; ++j) {
-      x[j] = ToFloat(logits[columns.sorted[j].value]) - static_cast<Acc>(problem.sampled_log_q[j]);
+      x[j] = columns.Capped(ToFloat(logits[columns.sorted[j].value])) -
+             static_cast<Acc>(problem.sampled_log_q[j]);
     }
     return;
   }
   const Acc* q =
       static_cast<const Acc*>(problem.probabilities) + row * columns.count() + problem.num_true;
   for (int64_t j = 0; j < problem.num_samples; ++j) {
-    x[j] = ToFloat(logits[columns.sorted[j].value]) - Log(q[columns.sorted[j].column]);
+    x[j] = columns.Capped(ToFloat(logits[columns.sorted[j].value])) -
+           Log(q[columns.sorted[j].column]);
   }
 }
 
@@ -77,7 +82,7 @@ void GatherTrue(const Columns<T>& columns, int64_t row) {
     const Acc log_q = q != nullptr
                           ? Log(q[t])
                           : static_cast<Acc>(problem.label_log_q(problem.log_q_context, label));
-    columns.x[t] = ToFloat(logits[label]) - log_q;
+    columns.x[t] = columns.Capped(ToFloat(logits[label])) - log_q;
     int64_t j = Find(columns.sorted, problem.num_samples, label);
     const bool hit = j < problem.num_samples && columns.sorted[j].value == label;
     columns.owner[t] = hit ? problem.num_true + j : t;
@@ -105,6 +110,22 @@ RowSoftmax<Acc> Softmax(const Acc* __restrict x, int64_t count, Acc* __restrict 
     count_max += is_max ? 1.0 : 0.0;
   }
   return Finish(max, static_cast<Acc>((count_max - 1) + others));
+}
+
+// The gradients by the capped logits become those by the logits.
+template <class T>
+void ChainThroughCap(const Columns<T>& columns, int64_t row) {
+  using Acc = Accumulator<T>;
+  const SampledProblem& problem = columns.problem;
+  const T* logits = static_cast<const T*>(problem.logits) + row * problem.classes;
+  const auto chain = [&](int64_t column, int64_t value) {
+    const Acc slope = SoftCapSlope(Acc{ToFloat(logits[value])}, columns.softcap());
+    columns.e[column] *= slope;
+  };
+  for (int64_t t = 0; t < problem.num_true; ++t) chain(t, LabelOf<T>(problem, row, t));
+  for (int64_t j = 0; j < problem.num_samples; ++j) {
+    chain(problem.num_true + j, columns.sorted[j].value);
+  }
 }
 
 // Adds up the gradients of columns of the same class before any is rounded to T.
@@ -145,7 +166,7 @@ void RunRow(const Columns<T>& columns, int64_t row) {
   GatherTrue(columns, row);
   const Acc share = 1 / static_cast<Acc>(problem.num_true);
   const SampledSoftmaxCrossEntropyLossRow<Acc> maths = {
-      Softmax(columns.x, columns.count(), columns.e), share};
+      Softmax(columns.x, columns.count(), columns.e), share, static_cast<Acc>(problem.z_loss)};
   double gaps = 0;
   for (int64_t t = 0; t < problem.num_true; ++t) {
     gaps += static_cast<double>(maths.softmax.max - columns.x[t]);
@@ -153,15 +174,15 @@ void RunRow(const Columns<T>& columns, int64_t row) {
   const Acc loss = maths.Loss(gaps);
   if (problem.row_losses != nullptr) problem.row_losses[row] = static_cast<double>(loss);
   if (problem.loss != nullptr) static_cast<Acc*>(problem.loss)[row] = loss;
+  if (problem.lse != nullptr) static_cast<Acc*>(problem.lse)[row] = LogSumExp(maths.softmax);
   if (problem.dlogits == nullptr) return;
   const Acc* dloss = static_cast<const Acc*>(problem.dloss);
   const Acc k = static_cast<Acc>(static_cast<double>(dloss[problem.dloss_per_row ? row : 0]) /
                                  problem.denominator);
   Acc* e = columns.e;
-  for (int64_t t = 0; t < problem.num_true; ++t) e[t] = maths.TrueGradient(e[t], k);
-  for (int64_t c = problem.num_true; c < columns.count(); ++c) {
-    e[c] = maths.SampledGradient(e[c], k);
-  }
+  for (int64_t t = 0; t < problem.num_true; ++t) e[t] = maths.Gradient(e[t], 1, k);
+  for (int64_t c = problem.num_true; c < columns.count(); ++c) e[c] = maths.Gradient(e[c], 0, k);
+  if (problem.softcap > 0) ChainThroughCap(columns, row);
   Scatter(columns, row);
 }
 

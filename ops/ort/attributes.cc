@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-#include <limits>
 #include <string>
 
 #include "ort/operator.h"
@@ -24,17 +23,6 @@ OrtStatus* ReadMean(const AttributeReader& read, bool probabilities, Attributes*
   }
   static const char* const kEmpty[] = {"nan", "sum", "zero"};
   return read.OneOf("empty_mean", kEmpty, &attributes->empty_mean);
-}
-
-OrtStatus* ReadFactor(const AttributeReader& read, const char* name, double* factor) {
-  float value = 0;
-  if (OrtStatus* status = read.Float(name, &value)) return status;
-  if (!(value >= 0 && value <= std::numeric_limits<float>::max())) {
-    return InvalidArgument(read.api, read.op, name, ToString(value),
-                           "a number in [0, 3.40282e+38]");
-  }
-  *factor = static_cast<double>(value);
-  return nullptr;
 }
 
 OrtStatus* ReadSmoothing(const AttributeReader& read, ElementType type, double* smoothing) {
@@ -76,8 +64,8 @@ OrtStatus* ReadAttributes(const OrtApi& api, const OrtKernelInfo* info, const Op
   int64_t from_logits = 0;
   if (OrtStatus* status = read.IntIn("from_logits", 0, 1, &from_logits)) return status;
   attributes->from_logits = from_logits == 1;
-  if (OrtStatus* status = ReadFactor(read, "z_loss", &attributes->z_loss)) return status;
-  if (OrtStatus* status = ReadFactor(read, "logit_softcap", &attributes->logit_softcap)) {
+  if (OrtStatus* status = read.Factor("z_loss", &attributes->z_loss)) return status;
+  if (OrtStatus* status = read.Factor("logit_softcap", &attributes->logit_softcap)) {
     return status;
   }
   if (OrtStatus* status = ReadSmoothing(read, op.type, &attributes->label_smoothing)) return status;

@@ -202,6 +202,16 @@ OrtStatus* Compute(const LossKernel& kernel, OrtKernelContext* context) {
       return status;
     }
   }
+  if (op.has_label_gradient()) {
+    if (OrtStatus* status =
+            GetOutput(kernel.api, context, op.dlabels(), inputs.labels.shape, &problem.dlabels)) {
+      return status;
+    }
+    if (problem.dlabels != nullptr && problem.class_weights_positions) {
+      return InvalidArgument(kernel.api, op.name, "class_weighting", "position",
+                             "class where the node has the output dlabels");
+    }
+  }
   double sum = 0;
   if (view.positions() > 0) {
     Loop loop{kernel,

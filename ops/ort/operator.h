@@ -54,19 +54,25 @@ struct Operator : OperatorBase {
   size_t class_weights() const { return logits() + 2; }
   size_t sample_weights() const { return logits() + 3; }
   size_t inputs() const { return logits() + 4; }
-  // Outputs: loss, dlogits, as the form has them; beside a loss, optional: lse.
+  // Outputs: loss, dlogits, as the form has them; optional: lse beside a loss, dlabels beside a
+  // gradient where the labels are probabilities.
   size_t lse() const { return dlogits() + (has_gradient() ? 1 : 0); }
-  size_t outputs() const { return lse() + (has_loss() ? 1 : 0); }
+  size_t dlabels() const { return lse() + (has_loss() ? 1 : 0); }
+  bool has_label_gradient() const {
+    return has_gradient() && label_kind == LabelKind::kProbabilities;
+  }
+  size_t outputs() const { return dlabels() + (has_label_gradient() ? 1 : 0); }
 
   ONNXTensorElementDataType input_type(size_t index) const {
     if (index == logits()) return logits_type();
     return index == labels() ? labels_type() : sum_type();
   }
   ONNXTensorElementDataType output_type(size_t index) const {
-    return has_gradient() && index == dlogits() ? logits_type() : sum_type();
+    const bool is_gradient = (has_gradient() && index == dlogits()) || index == dlabels();
+    return is_gradient ? logits_type() : sum_type();
   }
   bool input_is_optional(size_t index) const { return index >= class_weights(); }
-  bool output_is_optional(size_t index) const { return has_loss() && index == lse(); }
+  bool output_is_optional(size_t index) const { return index >= lse(); }
 };
 
 // The attributes that a node must carry, all of them. What ranges they may have besides the shapes

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "ort/reader.h"
 
+#include <limits>
+
 namespace onnxloss::ort {
 
 const char* NameOf(ElementType type) {
@@ -43,6 +45,16 @@ OrtStatus* AttributeReader::IntIn(const char* name, int64_t least, int64_t most,
 
 OrtStatus* AttributeReader::Float(const char* name, float* value) const {
   return MissingIf(api.KernelInfoGetAttribute_float(info, name, value), name, "a number");
+}
+
+OrtStatus* AttributeReader::Factor(const char* name, double* value) const {
+  float given = 0;
+  if (OrtStatus* status = Float(name, &given)) return status;
+  if (!(given >= 0 && given <= std::numeric_limits<float>::max())) {
+    return InvalidArgument(api, op, name, ToString(given), "a number in [0, 3.40282e+38]");
+  }
+  *value = static_cast<double>(given);
+  return nullptr;
 }
 
 OrtStatus* AttributeReader::String(const char* name, std::string* value) const {

@@ -20,6 +20,8 @@ struct AttributeReader {
   OrtStatus* Int(const char* name, int64_t* value) const;
   OrtStatus* IntIn(const char* name, int64_t least, int64_t most, int64_t* value) const;
   OrtStatus* Float(const char* name, float* value) const;
+  // A finite number that is not negative.
+  OrtStatus* Factor(const char* name, double* value) const;
   OrtStatus* String(const char* name, std::string* value) const;
   // 1 or 11: the element type of the sums of logits of this type.
   OrtStatus* StashType(ElementType logits) const;

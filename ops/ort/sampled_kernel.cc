@@ -59,6 +59,8 @@ SampledProblem Describe(const SampledLossKernel& kernel, const SampledInputs& in
   problem.num_true = attributes.num_true;
   problem.num_samples = attributes.num_samples;
   problem.remove_accidental_hits = attributes.remove_accidental_hits;
+  problem.z_loss = attributes.z_loss;
+  problem.softcap = attributes.logit_softcap;
   problem.logits = inputs.logits.data;
   problem.labels = inputs.labels.data;
   if (inputs.row_samples()) {
@@ -205,6 +207,10 @@ OrtStatus* Compute(const SampledLossKernel& kernel, OrtKernelContext* context) {
     if (reduced) row_losses.resize(static_cast<size_t>(problem.rows));
     problem.loss = reduced ? nullptr : loss;
     problem.row_losses = reduced ? row_losses.data() : nullptr;
+    if (OrtStatus* status =
+            GetOutput(kernel.api, context, op.lse(), {problem.rows}, &problem.lse)) {
+      return status;
+    }
     if (OrtStatus* status = StoreDrawn(kernel, context, inputs, problem, samples)) return status;
   }
   if (op.has_gradient()) {

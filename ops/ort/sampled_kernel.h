@@ -13,9 +13,10 @@ struct SampledOperator : OperatorBase {
   size_t samples() const { return logits() + 2; }
   size_t probabilities() const { return logits() + 3; }
   size_t inputs() const { return logits() + 4; }
-  // Outputs: loss, dlogits, then the optional drawn_samples and drawn_probabilities, which the
-  // gradient alone has not.
-  size_t drawn_samples() const { return has_gradient() ? 2 : 1; }
+  // Outputs: loss, dlogits, then the optional lse, drawn_samples and drawn_probabilities, which
+  // the gradient alone has not.
+  size_t lse() const { return has_gradient() ? 2 : 1; }
+  size_t drawn_samples() const { return lse() + 1; }
   size_t drawn_probabilities() const { return drawn_samples() + 1; }
   size_t outputs() const { return has_loss() ? drawn_probabilities() + 1 : 1; }
 
@@ -29,7 +30,7 @@ struct SampledOperator : OperatorBase {
     return index == drawn_samples() ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : sum_type();
   }
   bool input_is_optional(size_t index) const { return has_loss() && index >= samples(); }
-  bool output_is_optional(size_t index) const { return has_loss() && index >= drawn_samples(); }
+  bool output_is_optional(size_t index) const { return has_loss() && index >= lse(); }
 };
 
 struct SampledAttributes {
@@ -38,6 +39,8 @@ struct SampledAttributes {
   bool remove_accidental_hits;
   uint32_t seed;
   Reduction reduction;
+  double z_loss;
+  double logit_softcap;
 };
 
 struct SampledLossKernel {

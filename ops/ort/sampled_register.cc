@@ -36,6 +36,8 @@ OrtStatus* ReadSampledAttributes(const OrtApi& api, const OrtKernelInfo* info,
   attributes->remove_accidental_hits = remove_accidental_hits == 1;
   attributes->seed = static_cast<uint32_t>(seed);
   if (OrtStatus* status = read.StashType(op.type)) return status;
+  if (OrtStatus* status = read.Factor("z_loss", &attributes->z_loss)) return status;
+  if (OrtStatus* status = read.Factor("logit_softcap", &attributes->logit_softcap)) return status;
   return read.ReductionOf(&attributes->reduction);
 }
 

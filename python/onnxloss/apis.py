@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from .errors import LossError
+from .config import LossConfig
+from .errors import LossError, expected
 
 
 def path_of(loss: Any) -> str:
@@ -73,6 +75,37 @@ def refuse_beside(where: str, instance: str, given: Mapping[str, Any]) -> None:
             f"{where}: {', '.join(given)} is given beside {instance}; "
             "set it on the instance, or give the loss by name."
         )
+
+
+def beyond(config: LossConfig, z_loss: float, logit_softcap: float) -> LossConfig:
+    """The loss with the settings that no framework has.
+
+    Args:
+        config: The loss as its framework has it.
+        z_loss: Factor of the square of lse that is added to each position's loss (PaLM).
+        logit_softcap: Above 0, logits x become cap * tanh(x / cap) first (Gemma 2).
+
+    Raises:
+        LossError: The loss takes probabilities, to which neither means anything, or a value is
+            out of its range.
+    """
+    changed = {
+        name: value
+        for name, value in (("z_loss", z_loss), ("logit_softcap", logit_softcap))
+        if value != 0
+    }
+    if not changed:
+        return config
+    if config.probabilities != "no" or config.attributes.get("from_logits", 1) == 0:
+        name, value = next(iter(changed.items()))
+        reason = f"its inputs are probabilities, not logits: no softmax is in {config.source}"
+        raise expected(config.op, name, value, "0", reason)
+    other = config.other_labels
+    return dataclasses.replace(
+        config,
+        attributes={**config.attributes, **changed},
+        other_labels=None if other is None else beyond(other, z_loss, logit_softcap),
+    )
 
 
 def smoothing_factor(where: str, framework: str, value: Any) -> Any:

@@ -41,7 +41,15 @@ _FROM: dict[str, Callable[..., LossConfig]] = {
 }
 """The exporter of each API, by the first part of the API's name."""
 
-_DIRECT_SETTINGS = ("weight", "ignore_index", "reduction", "label_smoothing", "target")
+_DIRECT_SETTINGS = (
+    "weight",
+    "ignore_index",
+    "reduction",
+    "label_smoothing",
+    "target",
+    "z_loss",
+    "logit_softcap",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

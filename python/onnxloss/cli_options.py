@@ -83,7 +83,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         type=lambda text: tuple(text.split(",")),
         metavar="NAMES",
         default=argparse.SUPPRESS,
-        help="the outputs besides dlogits: loss, or more as loss,lse",
+        help="the outputs besides dlogits: loss, or more as loss,lse,dlabels",
     )
     _add_common_options(group)
     _add_output_options(group)
@@ -182,6 +182,16 @@ def _add_loss_options(command: argparse.ArgumentParser) -> None:
     )
     weights.add_argument(
         "--weight-file", type=Path, metavar="NPY", default=unset, help="the same from numpy.save"
+    )
+    group.add_argument(
+        "--z-loss", type=float, metavar="NUMBER", default=unset, help="factor of lse^2 in the loss"
+    )
+    group.add_argument(
+        "--logit-softcap",
+        type=float,
+        metavar="NUMBER",
+        default=unset,
+        help="logits x become cap * tanh(x / cap)",
     )
     group.add_argument(
         "--set",

@@ -22,9 +22,11 @@ LossAxis = Literal["dropped", "kept", "as labels"]
 Promotion = Literal["nothing", "class weights", "all"]
 Probabilities = Literal["no", "clipped", "normalised"]
 Samples = Literal["drawn", "shared", "with labels"]
-Refusal = Literal["unbatched logits", "no positions", "inner axis", "uint8 labels"]
+Refusal = Literal[
+    "unbatched logits", "no positions", "inner axis", "uint8 labels", "label gradient"
+]
 """What a source may not take, though the operators do: logits `[C]`; logits `[0, C]` and the like;
-a class axis that is not the last; labels of dtype uint8."""
+a class axis that is not the last; labels of dtype uint8; the gradient by label probabilities."""
 
 _CHOICES = {
     "label_axis": LabelAxis,
@@ -58,8 +60,9 @@ class LossConfig:
         dense_smoothing: Factor e of a smoothing that the attribute cannot express: probabilities t
             become (1 - e) t + e / n, where e is any number and n the size of the last axis.
         probabilities: What `logits` are: "no" (scores), "clipped" (probabilities that are clipped
-            to [1e-7, 1 - 1e-7] and whose log is taken for scores) or "normalised" (divided by
-            their sum and clipped, for the attribute `from_logits` = 0).
+            to [epsilon, 1 - epsilon] and whose log is taken for scores) or "normalised" (divided
+            by their sum and clipped, for the attribute `from_logits` = 0).
+        epsilon: What such probabilities are clipped to.
         compute_dtype: The dtype that the loss has at least, where the logits' is narrower.
         weighted_as_arrays: Whether losses and sample weights meet as arrays do, as in Keras: all
             shapes that broadcast to the positions' are taken; weights `[N, 1]` of positions `[N]`
@@ -94,6 +97,7 @@ class LossConfig:
     cast_labels: bool = False
     dense_smoothing: float = 0.0
     probabilities: Probabilities = "no"
+    epsilon: float = 1e-7
     compute_dtype: str | None = None
     weighted_as_arrays: bool = False
     refused: Mapping[Refusal, str] = field(default_factory=dict)

@@ -13,10 +13,10 @@ from onnx import helper
 
 from .calls import IR_VERSION
 from .config import LossConfig
-from .dtypes import name_of
+from .dtypes import FLOAT_DTYPES, name_of
 from .errors import LossError, expected
-from .graph import add_loss
-from .layout import Ports, Shape, fitted, layout
+from .graph import OF_LOGITS, add_loss
+from .layout import Layout, Ports, Shape, fitted, layout
 from .onnxscript_defs import DOMAIN
 from .weighting import settled
 from .writer import value_info, value_names
@@ -50,8 +50,9 @@ def export(
         gradient: Adds the input `dloss`, of the loss's shape, and the output `dlogits`.
         outputs: The outputs besides `dlogits`: "loss", then "lse" (the log of the softmax's
             denominator), "log_prob" (the log-softmax) and "probabilities" (the softmax) where
-            they are asked for or the source gives them. A sampled loss has "drawn_samples" and
-            "drawn_probabilities" instead.
+            they are asked for or the source gives them; with `gradient` "dlabels" (the gradient
+            by label probabilities), where the source has one. A sampled loss has "lse",
+            "drawn_samples" and "drawn_probabilities".
         inline: Writes the function's nodes in place of the call, so that no custom domain is left.
 
     Returns:
@@ -78,7 +79,7 @@ def export(
         given=None if sample_weights is None else tuple(sample_weights),
     )
     at = layout(config, at.logits, given, dtype=dtype, label_dtype=label_dtype)
-    extra = _extra(config, outputs)
+    extra = _extra(config, at, outputs, gradient=gradient)
     inputs = [
         value_info("logits", dtype, at.logits),
         value_info("labels", at.label_dtype, given or at.labels),
@@ -108,6 +109,7 @@ def append_to(
     loss: str = "loss",
     dloss: str = "dloss",
     dlogits: str = "dlogits",
+    outputs: Sequence[str] = ("loss",),
     inline: bool = False,
 ) -> onnx.ModelProto:
     """A copy of a forward model with the loss behind it.
@@ -124,6 +126,8 @@ def append_to(
         loss: Name of the loss's output.
         dloss: Name of the upstream gradient's input.
         dlogits: Name of the gradient's output.
+        outputs: As for `export`; beside a loss that is not called "loss", each of the others has
+            that name and a dot before its own.
         inline: As for `export`.
 
     Returns:
@@ -161,7 +165,8 @@ def append_to(
         dlogits=dlogits,
     )
 
-    made = (loss, dloss, dlogits) if gradient else (loss,)
+    extra = _extra(config, at, outputs, gradient=gradient)
+    made = (loss, *((dloss, dlogits) if gradient else ()), *map(ports.other, extra))
     taken = value_names(graph)
     for name in made:
         if name in taken or name == labels or made.count(name) > 1:
@@ -186,7 +191,6 @@ def append_to(
                 config.op, "sample_weights", sample_weights, "an input or a name that is not taken"
             )
         graph.input.append(value_info(sample_weights, at.compute, at.positions))
-    extra = _extra(config, ("loss",))
     add_loss(result, config, at, ports, gradient=gradient, sample_weights=weights, extra=extra)
     return _finished(result, inline=inline)
 
@@ -247,24 +251,37 @@ def _shape(config: LossConfig, value: onnx.ValueInfoProto) -> Shape:
     )
 
 
-def _extra(config: LossConfig, outputs: Sequence[str]) -> tuple[str, ...]:
-    """The outputs besides the loss."""
+def _extra(
+    config: LossConfig, at: Layout, outputs: Sequence[str], *, gradient: bool
+) -> tuple[str, ...]:
+    """The outputs besides the loss and its gradient."""
     first, *extra = outputs or ("",)
-    if config.spec.drawn:
-        drawn = [port.name for port in config.spec.results]
-        if first != "loss" or not set(extra) <= set(drawn) or len(set(extra)) < len(extra):
-            allowed = f"loss, then {', '.join(drawn)} or less"
-            raise expected(config.op, "outputs", tuple(outputs), allowed)
-        return tuple(extra)
-    known = {"lse", "log_prob", "probabilities"}
-    if first != "loss" or not set(extra) <= known or len(set(extra)) < len(extra):
-        raise expected(
-            config.op, "outputs", tuple(outputs), "loss, then lse, log_prob, probabilities or less"
-        )
+    known = [port.name for port in config.spec.results]
+    if gradient:
+        known += [port.name for port in config.spec.gradients]
+    if not config.spec.drawn:
+        known += OF_LOGITS
+    if first != "loss" or not set(extra) <= set(known) or len(set(extra)) < len(extra):
+        allowed = f"loss, then {', '.join(known)} or less"
+        raise expected(config.op, "outputs", tuple(outputs), allowed)
     extra += [name for name in config.outputs if name not in outputs]
-    scores = config.probabilities == "no" and config.attributes["from_logits"] == 1
-    for name in ("log_prob", "probabilities"):
-        if name in extra and not (scores and config.attributes["logit_softcap"] == 0):
-            allowed = f"no {name}: logits are not scores"
-            raise expected(config.op, "outputs", tuple(outputs), allowed)
+    for name in extra:
+        reason = _unavailable(config, at, name)
+        if reason:
+            raise expected(config.op, "outputs", tuple(outputs), f"no {name}", reason)
     return tuple(extra)
+
+
+def _unavailable(config: LossConfig, at: Layout, output: str) -> str:
+    """Why the loss has not this output, or nothing."""
+    if output in OF_LOGITS:
+        scores = config.probabilities == "no" and config.attributes["from_logits"] == 1
+        plain = scores and config.attributes["logit_softcap"] == 0
+        return "" if plain else "the softmax's input is not what the logits are"
+    if output == "dlabels":
+        if config.attributes["class_weighting"] == "position":
+            return "class weights weigh whole positions"
+        if at.label_dtype not in FLOAT_DTYPES:
+            return f"labels are {at.label_dtype}"
+        return config.refused.get("label gradient", "")
+    return ""

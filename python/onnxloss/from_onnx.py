@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from .apis import completed
+from .apis import beyond, completed
 from .config import NO_IGNORED_LABEL, LossConfig
 from .errors import LossError, expected
 
@@ -18,7 +18,13 @@ SETTINGS: dict[str, Any] = {"weights": None, "ignore_index": None, "reduction": 
 """The operator's optional input and its attributes, with what ONNX takes where they are absent."""
 
 
-def from_onnx(loss: str | onnx.NodeProto, **settings: Any) -> LossConfig:
+def from_onnx(
+    loss: str | onnx.NodeProto,
+    *,
+    z_loss: float = 0.0,
+    logit_softcap: float = 0.0,
+    **settings: Any,
+) -> LossConfig:
     """The configuration of ai.onnx's SoftmaxCrossEntropyLoss, versions 12 and 13.
 
     Without `ignore_index` no label is ignored: the operator has no default of -100. Its second
@@ -27,6 +33,8 @@ def from_onnx(loss: str | onnx.NodeProto, **settings: Any) -> LossConfig:
     Args:
         loss: "SoftmaxCrossEntropyLoss", also written "ai.onnx.SoftmaxCrossEntropyLoss-13"; or a
             node, whose attributes are read.
+        z_loss: Factor of lse^2 that is added to each position's loss; beyond ai.onnx.
+        logit_softcap: Above 0, logits x become cap * tanh(x / cap) first; beyond ai.onnx.
         **settings: weights (one for each class: what the third input holds), and beside a name
             ignore_index and reduction ("mean", "sum" or "none").
 
@@ -52,7 +60,7 @@ def from_onnx(loss: str | onnx.NodeProto, **settings: Any) -> LossConfig:
     values = completed("from_onnx", _NAME, SETTINGS, settings)
     ignore_index = values["ignore_index"]
     weights = values["weights"]
-    return LossConfig(
+    config = LossConfig(
         _NAME,
         {
             "axis": 1,
@@ -69,6 +77,7 @@ def from_onnx(loss: str | onnx.NodeProto, **settings: Any) -> LossConfig:
         },
         source=f"ai.onnx.{_NAME}",
     )
+    return beyond(config, z_loss, logit_softcap)
 
 
 def _settings_of(node: onnx.NodeProto, settings: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from .apis import completed, path_of, settings_of, smoothing_factor
+from .apis import beyond, completed, path_of, settings_of, smoothing_factor
 from .config import NO_IGNORED_LABEL, LossConfig, Refusal
 from .errors import LossError, expected
 from .paddle_versions import counts_valid, denominator_rule
@@ -47,6 +47,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 }
 """Every parameter of each API besides logits and labels, with Paddle's default."""
 
+_NO_LABEL_GRADIENT = "Paddle computes no gradient of the cross entropy by its labels"
 _ONE_HOT_LAST = (
     "label_smoothing makes Paddle lay out the labels' classes along the last axis, whatever axis "
     "the softmax has; transpose the logits"
@@ -62,7 +63,13 @@ _WEIGHTED_LAST = (
 
 
 def from_paddle(
-    loss: Any, *, target: str | None = None, paddle_version: str | None = None, **settings: Any
+    loss: Any,
+    *,
+    target: str | None = None,
+    paddle_version: str | None = None,
+    z_loss: float = 0.0,
+    logit_softcap: float = 0.0,
+    **settings: Any,
 ) -> LossConfig:
     """The configuration of a Paddle loss.
 
@@ -77,6 +84,8 @@ def from_paddle(
         paddle_version: The version whose mean is meant, as "2.4", "2.6" or "3.x", with "-static"
             for a static graph: what the mean divides by has changed. By default the installed
             one, else 3.3.
+        z_loss: Factor of lse^2 that is added to each position's loss; no framework has it.
+        logit_softcap: Above 0, logits x become cap * tanh(x / cap) first; no framework has it.
         **settings: With a name, that API's own arguments. `numeric_stable_mode` changes nothing,
             the loss is always stable; `return_softmax` adds the output `probabilities`.
 
@@ -93,6 +102,14 @@ def from_paddle(
         >>> config.op
         'SoftLabelCrossEntropyLoss'
     """
+    config = _config(loss, target, paddle_version, settings)
+    return beyond(config, z_loss, logit_softcap)
+
+
+def _config(
+    loss: Any, target: str | None, paddle_version: str | None, settings: dict[str, Any]
+) -> LossConfig:
+    """The loss as Paddle has it."""
     api = loss if isinstance(loss, str) else _OBJECTS.get(path_of(loss), path_of(loss))
     if api == PADDLE_SAMPLED:
         return paddle_sampled(settings)
@@ -131,6 +148,7 @@ def _with_softmax(values: dict[str, Any], target: str | None) -> LossConfig:
         attributes,
         label_axis="kept",
         loss_axis="kept",
+        refused={"label gradient": _NO_LABEL_GRADIENT},
         outputs=("loss", "probabilities") if values["return_softmax"] else ("loss",),
         source=_WITH_SOFTMAX,
     )
@@ -187,7 +205,7 @@ def _indices(api: str, values: dict[str, Any], rule: str) -> LossConfig:
 def _probabilities(api: str, values: dict[str, Any], rule: str) -> LossConfig:
     smoothed, weighted = bool(values["label_smoothing"]), values["weight"] is not None
     mean_over = "weights" if weighted else "positions"
-    refused: dict[Refusal, str] = {}
+    refused: dict[Refusal, str] = {"label gradient": _NO_LABEL_GRADIENT}
     if smoothed or weighted:
         refused["inner axis"] = _SMOOTHED_LAST if smoothed else _WEIGHTED_LAST
     return LossConfig(

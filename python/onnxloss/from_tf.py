@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .apis import completed, path_of, refuse_beside
+from .apis import beyond, completed, path_of, refuse_beside
 from .config import LossConfig
 from .errors import expected
 from .sampled import TF_SAMPLED, tf_sampled
@@ -67,7 +67,9 @@ _OBJECTS = {
 """Where the APIs are defined: what a loss given as an object says of itself."""
 
 
-def from_tf(loss: Any, **settings: Any) -> LossConfig:
+def from_tf(
+    loss: Any, *, z_loss: float = 0.0, logit_softcap: float = 0.0, **settings: Any
+) -> LossConfig:
     """The configuration of a TensorFlow or Keras loss, as of TensorFlow 2.21 and Keras 3.15.
 
     Dtypes: labels of any dtype are cast. The loss has the logits' dtype, but for the Keras classes:
@@ -87,6 +89,8 @@ def from_tf(loss: Any, **settings: Any) -> LossConfig:
             "keras.losses.CategoricalCrossentropy", "keras.losses.categorical_crossentropy",
             "keras.losses.SparseCategoricalCrossentropy" or
             "keras.losses.sparse_categorical_crossentropy", the last four with "tf." too.
+        z_loss: Factor of lse^2 that is added to each position's loss; no framework has it.
+        logit_softcap: Above 0, logits x become cap * tanh(x / cap) first; no framework has it.
         **settings: Beside a name or function, that API's own arguments. `weights` of
             `tf.compat.v1.losses.softmax_cross_entropy` becomes a constant; weights that are to be
             an input are asked for by `sample_weights` of `export`, as `sample_weight` of a Keras
@@ -104,6 +108,11 @@ def from_tf(loss: Any, **settings: Any) -> LossConfig:
         >>> config.op
         'SoftLabelCrossEntropyLoss'
     """
+    return beyond(_config(loss, settings), z_loss, logit_softcap)
+
+
+def _config(loss: Any, settings: dict[str, Any]) -> LossConfig:
+    """The loss as TensorFlow or Keras has it."""
     api = _api_of(loss)
     if api == TF_SAMPLED:
         return tf_sampled(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .apis import completed, path_of, settings_of, smoothing_factor
+from .apis import beyond, completed, path_of, settings_of, smoothing_factor
 from .config import LossConfig
 from .errors import LossError, expected
 
@@ -23,7 +23,14 @@ SETTINGS: dict[str, Any] = {
 """Every parameter of both APIs besides input and target, with PyTorch's default."""
 
 
-def from_torch(loss: Any, *, target: str = "indices", **settings: Any) -> LossConfig:
+def from_torch(
+    loss: Any,
+    *,
+    target: str = "indices",
+    z_loss: float = 0.0,
+    logit_softcap: float = 0.0,
+    **settings: Any,
+) -> LossConfig:
     """The configuration of a PyTorch loss, with the semantics of torch 2.13.
 
     Args:
@@ -31,6 +38,8 @@ def from_torch(loss: Any, *, target: str = "indices", **settings: Any) -> LossCo
             "torch.nn.functional.cross_entropy" or "torch.nn.CrossEntropyLoss". With a name,
             PyTorch need not be installed.
         target: "indices" for class indices, "probabilities" for a target of the logits' shape.
+        z_loss: Factor of lse^2 that is added to each position's loss; no framework has it.
+        logit_softcap: Above 0, logits x become cap * tanh(x / cap) first; no framework has it.
         **settings: With a name, that API's own arguments: weight, ignore_index, reduction,
             label_smoothing, size_average, reduce.
 
@@ -68,13 +77,14 @@ def from_torch(loss: Any, *, target: str = "indices", **settings: Any) -> LossCo
             f"from_torch: ignore_index is {ignore_index}; expected none with probabilities, which "
             "PyTorch cannot ignore: give those positions a row of zeros instead."
         )
-    return LossConfig(
+    config = LossConfig(
         "SoftmaxCrossEntropyLoss" if target == "indices" else "SoftLabelCrossEntropyLoss",
         attributes,
         class_weights=tensor_to_array(values["weight"]),
         promote="all" if target == "probabilities" else "nothing",
         source=api,
     )
+    return beyond(config, z_loss, logit_softcap)
 
 
 def _reduction(values: dict[str, Any]) -> Any:

@@ -94,7 +94,7 @@ def _built(
 
 def _keep_outputs(graph: ir.Graph, spec: LossSpec, names: Sequence[str]) -> None:
     """Drops the outputs that are not in `names`; the others are called so."""
-    ports = (LOSS, DLOGITS, *spec.results)
+    ports = (LOSS, DLOGITS, *spec.results, *spec.gradients)
     results = {port.name: value for port, value in zip(ports, graph.outputs, strict=True)}
     for name in names:
         results[name].name = name

@@ -21,6 +21,7 @@ from .nodes import (
     expanded,
     led_back,
     nan_if_empty,
+    scaled,
     scores_of,
     smoothed,
 )
@@ -59,13 +60,13 @@ def add_loss(
     if config.spec.drawn:
         add_sampled_loss(model, config, at, ports, gradient=gradient, extra=extra)
         return
-    others = map(ports.other, ("lse", *OF_LOGITS))
+    others = map(ports.other, ("lse", "dlabels", *OF_LOGITS))
     write = Writer(model.graph, ports.prefix, (ports.loss, ports.dloss, ports.dlogits, *others))
     inputs = {"labels": _labels(write, config, at, ports.labels)}
     inputs["logits"] = write.cast(ports.logits, at.dtype, at.compute)
     scores = None
     if config.probabilities != "no":
-        scores = scores_of(write, config.probabilities, inputs["logits"], at.axis, at.compute)
+        scores = scores_of(write, config, inputs["logits"], at)
         inputs["logits"] = scores.value
     if gradient:
         inputs["dloss"] = dloss_of(write, at, ports)
@@ -78,8 +79,12 @@ def add_loss(
     results = {"loss": _loss(write, config, at, ports, inputs["logits"])}
     if gradient:
         results["dlogits"] = _dlogits(write, at, ports, scores)
-    if "lse" in extra:
-        results["lse"] = Result(ports.other("lse"), at.positions, stash, stash)
+    # A function has no output that the node could leave out before one that it has.
+    if "lse" in extra or "dlabels" in extra:
+        shown = "lse" in extra
+        results["lse"] = Result(ports.other("lse"), at.positions, stash, stash, shown=shown)
+    if "dlabels" in extra:
+        results["dlabels"] = _dlabels(write, config, at, ports)
     add_call(model, write, config, at, ports, inputs, results)
     for port in OF_LOGITS:
         if port in extra:
@@ -147,6 +152,14 @@ def _may_be_empty(config: LossConfig, at: Layout) -> bool:
 def _dlogits(write: Writer, at: Layout, ports: Ports, scores: Scores | None) -> Result:
     dlogits = Result(ports.dlogits, at.logits, at.compute, at.dtype)
     return dlogits if scores is None else replace(dlogits, changed=partial(led_back, write, scores))
+
+
+def _dlabels(write: Writer, config: LossConfig, at: Layout, ports: Ports) -> Result:
+    dlabels = Result(ports.other("dlabels"), at.labels, at.compute, at.label_dtype)
+    if config.dense_smoothing == 0:
+        return dlabels
+    kept = 1 - config.dense_smoothing
+    return replace(dlabels, changed=partial(scaled, write, kept, at.compute))
 
 
 def _add_output_of_logits(write: Writer, port: str, at: Layout, ports: Ports) -> None:

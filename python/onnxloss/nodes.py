@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .config import LossConfig
 from .dtypes import FLOAT_DTYPES, stash_dtype
 from .layout import Layout, Ports, Shape
 from .writer import Writer, value_info
-
-EPSILON = 1e-7
-"""Probabilities are clipped to [EPSILON, 1 - EPSILON]: Keras's epsilon."""
-
 
 @dataclass(frozen=True)
 class Scores:
@@ -29,15 +26,15 @@ class Scores:
     division: tuple[str, str, str] | None = None
 
 
-def scores_of(write: Writer, kind: str, given: str, axis: int, compute: str) -> Scores:
+def scores_of(write: Writer, config: LossConfig, given: str, at: Layout) -> Scores:
     """The scores of probabilities: their log after "clipped", themselves after "normalised"."""
-    dtype = FLOAT_DTYPES[compute]
+    kind, dtype = config.probabilities, FLOAT_DTYPES[at.compute]
     zero = write.tensor(np.zeros((), dtype), "zero")
-    lowest = write.tensor(np.array(EPSILON, dtype), "lowest_probability")
-    highest = write.tensor(np.array(1 - EPSILON, dtype), "highest_probability")
+    lowest = write.tensor(np.array(config.epsilon, dtype), "lowest_probability")
+    highest = write.tensor(np.array(1 - config.epsilon, dtype), "highest_probability")
     value, division = given, None
     if kind == "normalised":
-        axes = write.tensor(np.array([axis]), "class_axis")
+        axes = write.tensor(np.array([at.axis]), "class_axis")
         total = write.node("ReduceSum", [given, axes], keepdims=1)
         value = write.node("Div", [given, total])
         division = value, total, axes
@@ -76,6 +73,11 @@ def smoothed(write: Writer, labels: str, factor: float, dtype: str) -> str:
     count = write.cast(size, "int64", dtype)
     share = write.node("Div", [spread, count])
     return write.node("Add", [write.node("Mul", [labels, kept]), share])
+
+
+def scaled(write: Writer, factor: float, dtype: str, value: str, result: str | None) -> str:
+    """The value times a number."""
+    return write.node("Mul", [value, write.number(factor, dtype)], result)
 
 
 def dloss_of(write: Writer, at: Layout, ports: Ports) -> str:

@@ -52,14 +52,14 @@ def add_sampled_loss(
     results = {"loss": with_axis(write, loss, at) if at.keeps_axis else loss}
     if gradient:
         results["dlogits"] = Result(ports.dlogits, at.logits, at.dtype, at.dtype)
-    drawn = {
+    optional = {
+        "lse": (at.positions, stash),
         "drawn_samples": (_samples_shape(config, at), "int64"),
         "drawn_probabilities": (_columns_shape(config, at), stash),
     }
     # A function has no output that the node could leave out before one that it has.
-    needed = list(drawn)[: 1 + max((list(drawn).index(name) for name in extra), default=-1)]
-    for port in needed:
-        shape, dtype = drawn[port]
+    last = max((list(optional).index(name) for name in extra), default=-1)
+    for port, (shape, dtype) in list(optional.items())[: last + 1]:
         results[port] = Result(ports.other(port), shape, dtype, dtype, shown=port in extra)
     add_call(model, write, config, at, ports, inputs, results)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,8 +31,6 @@ _V1_REDUCTIONS: Mapping[str, Mapping[str, str]] = {
     "weighted_sum_over_batch_size": {"reduction": "mean", "mean_over": "positions"},
     "weighted_sum_by_nonzero_weights": {"reduction": "mean", "mean_over": "nonzero"},
 }
-_FLOATX = "float32"
-"""The dtype that Keras computes losses in unless told otherwise."""
 
 
 def v1_loss(values: Mapping[str, Any]) -> LossConfig:
@@ -51,6 +50,7 @@ def v1_loss(values: Mapping[str, Any]) -> LossConfig:
         dense_smoothing=smoothing,
         cast_labels=True,
         name=_node_name("scope", values["scope"]),
+        refused={"label gradient": "tf.compat.v1.losses stops the gradient at its labels"},
         notes={"loss_collection": collection},
         source=V1,
     )
@@ -115,6 +115,7 @@ def keras_loss(api: str, values: Mapping[str, Any]) -> LossConfig:
         cast_labels=True,
         dense_smoothing=smoothing,
         probabilities="no" if from_logits else "clipped" if sparse else "normalised",
+        epsilon=float(_keras_default("epsilon", 1e-7)),
         compute_dtype=_compute_dtype(values["dtype"]) if is_class else None,
         weighted_as_arrays=is_class,
         refused=refused,
@@ -188,10 +189,16 @@ def _compute_dtype(value: Any) -> str:
     elif name is not None:
         name = getattr(name, "name", name)
     if name is None:
-        return _FLOATX
+        name = _keras_default("floatx", "float32")
     if name not in FLOAT_DTYPES:
         raise expected("from_tf", "dtype", name, " or ".join(FLOAT_DTYPES))
     return str(name)
+
+
+def _keras_default(name: str, otherwise: Any) -> Any:
+    """What `keras.config` says now, or what Keras has unless told otherwise where none is there."""
+    keras = sys.modules.get("keras")
+    return otherwise if keras is None else getattr(keras.config, name)()
 
 
 def _node_name(setting: str, value: Any) -> str | None:

@@ -269,7 +269,9 @@ k_i = dloss_i (none), dloss (sum), dloss / N (mean)
     body=sampled_softmax_cross_entropy_loss,
     results=(
         dataclasses.replace(
-            LSE, shape="[N]", doc="Log of the sum over the columns of each row, log sum_j exp(x_ij)."
+            LSE,
+            shape="[N]",
+            doc="log sum_j exp(x_ij), over the columns of each row.",
         ),
         Port(
             "drawn_samples",

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -79,6 +79,15 @@ class OpSpec:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     attributes: tuple[Attribute, ...]
+
+    def outputs_with(self, optional: Container[str]) -> tuple[Port, ...]:
+        """The outputs of a node that has these optional ones.
+
+        None before the last is left out: ONNX Runtime cannot inline a function one of whose
+        outputs the node has not.
+        """
+        wanted = [not port.optional or port.name in optional for port in self.outputs]
+        return self.outputs[: len(wanted) - wanted[::-1].index(True)]
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,7 @@ LSE: Port = Port(
     "lse",
     "S",
     "logits without axis",
-    "Log of the softmax's denominator, log sum_c exp(logits_ic), of every position.",
+    "Log of the softmax's denominator, log sum_c exp(x_ic), of every position.",
     optional=True,
 )
 

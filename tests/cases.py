@@ -30,6 +30,8 @@ DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
 REDUCTIONS = ("mean", "sum", "none")
+WITHOUT_LABELS = ("class_weighting", "z_loss")
+"""The attributes on which the gradient by the labels does not depend."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,29 @@ class Case:
             names = ("axis", "from_logits", "logit_softcap")
             settings = {name: self.attributes[name] for name in names if name in self.attributes}
             truth["lse"] = reference.lse(given.logits, **settings)
+        if self.label_gradient:
+            settings = {k: v for k, v in self.attributes.items() if k not in WITHOUT_LABELS}
+            truth["dlabels"] = reference.label_gradient(
+                given.logits, given.dloss, given.class_weights, given.sample_weights, **settings
+            )
         return truth
+
+    @property
+    def label_gradient(self) -> bool:
+        """Whether the case has the gradient by the labels: one reduction is without.
+
+        A capped logit is rounded in units of the cap, which the tolerance of a difference of two
+        does not know: these have a test of their own.
+        """
+        other = {"class_weighting": "position"}.items() & self.attributes.items()
+        capped = "logit_softcap" in self.attributes
+        return self.loss == SOFT and self.reduction != "sum" and not (other or capped)
+
+    @property
+    def optional_outputs(self) -> tuple[str, ...]:
+        """The outputs that a node of the case has beside loss and dlogits."""
+        chosen = (self.trait.lse, self.label_gradient)
+        return tuple(name for name, there in zip(("lse", "dlabels"), chosen, strict=True) if there)
 
     def dtype_of(self, output: str) -> str:
         """The dtype of an output: the logits', but for lse, which is S."""

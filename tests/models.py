@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ def export_case(case: Case, *, inline: bool = False) -> onnx.ModelProto:
         logits=given.logits.shape,
         labels=given.labels.shape,
         sample_weights=None if given.sample_weights is None else given.sample_weights.shape,
-        outputs=("loss", "lse") if case.trait.lse else ("loss",),
+        outputs=("loss", *case.optional_outputs),
         dtype=case.dtype,
         label_dtype=case.label_dtype,
         gradient=True,
@@ -73,25 +73,27 @@ def raw_model(
     attributes: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
     loss_shape: Sequence[int],
-    *,
-    lse: bool = False,
+    optional: Collection[str] = (),
 ) -> onnx.ModelProto:
     """One node of each of `ops` over graph inputs like `arrays`, with the generic function bodies.
 
     Every port's name is the name of the graph's value: operators that give the same value are not
-    for one model. With `lse` those that can give it do.
+    for one model. Of the `optional` outputs each operator has those that it can give, and those
+    that come before them.
     """
     stash, shape = arrays["dloss"].dtype, arrays["logits"].shape
+    axis = attributes["axis"] % len(shape)
     types = {
         "loss": (stash, tuple(loss_shape)),
         "dlogits": (arrays["logits"].dtype, shape),
-        "lse": (stash, tuple(np.delete(shape, attributes["axis"]).tolist()) if lse else ()),
+        "lse": (stash, shape[:axis] + shape[axis + 1 :]),
+        "dlabels": (arrays["labels"].dtype, arrays["labels"].shape),
     }
     nodes, outputs, functions, used = [], [], [], {}
     for op in ops:
         names = input_names(op, arrays)
         used |= dict.fromkeys(filter(None, names))
-        results = [port.name for port in op.outputs if not port.optional or lse]
+        results = [port.name for port in op.outputs_with(optional)]
         nodes.append(helper.make_node(op.name, names, results, domain=DOMAIN, **attributes))
         functions.append(build_function(spec, op, given=[*names, *results], opset=OPSET))
         outputs += [
@@ -142,5 +144,5 @@ def separate_model(case: Case) -> onnx.ModelProto:
         attributes,
         raw_arrays(case),
         case.truth["loss"].shape,
-        lse=case.trait.lse,
+        optional=case.optional_outputs,
     )

@@ -98,6 +98,38 @@ def soft_label_cross_entropy_loss(
     return _loss_and_gradient(scores, weighting, dloss, reduction)
 
 
+def label_gradient(
+    logits: np.ndarray,
+    dloss: np.ndarray | float = 1.0,
+    class_weights: np.ndarray | None = None,
+    sample_weights: np.ndarray | None = None,
+    *,
+    axis: int = 1,
+    reduction: str = "mean",
+    mean_over: str = "positions",
+    empty_mean: str = "nan",
+    label_smoothing: float = 0.0,
+    from_logits: int = 1,
+    logit_softcap: float = 0.0,
+) -> np.ndarray:
+    """The gradient of `sum(dloss * loss)` by the labels of `soft_label_cross_entropy_loss`.
+
+    That is `k_i s_i (1-e) w_c (-lp_ic)`, without a rule for zeros: 0 * inf is nan.
+    """
+    scores = _scores(logits, axis, from_logits, logit_softcap)
+    n, classes = scores.x.shape
+    s = _or_ones(sample_weights, n)
+    # The class weights are inside the sum over classes, so D has none.
+    denominator = {"positions": n, "weights": np.sum(s), "nonzero": np.sum(s != 0)}[mean_over]
+    divisor = _mean_of(denominator, empty_mean) if reduction == "mean" else 1.0
+    upstream = np.broadcast_to(np.asarray(dloss, np.float64), scores.restore.moved[:-1]).reshape(n)
+    with np.errstate(all="ignore"):
+        per_class = negative_log_softmax(scores.x) if scores.are_logits else -np.log(scores.x)
+        factor = np.divide(upstream, divisor) * s * (1 - float(label_smoothing))
+        gradient = factor[:, None] * (_or_ones(class_weights, classes) * per_class)
+    return scores.restore.logits(gradient)
+
+
 def lse(
     logits: np.ndarray, *, axis: int = 1, from_logits: int = 1, logit_softcap: float = 0.0
 ) -> np.ndarray:

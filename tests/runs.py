@@ -38,10 +38,10 @@ def run_config(
     *,
     library: bool,
     class_weights: Any = None,
-    lse: bool = False,
+    outputs: tuple[str, ...] = ("loss",),
     **attributes: Any,
 ) -> dict[str, np.ndarray]:
-    """Loss and gradient, and lse if asked for; sample weights if there are any in the arrays."""
+    """Gradient and outputs; sample weights if there are any in the arrays."""
     sampled = "sample_weights" in arrays
     model = onnxloss.export(
         onnxloss.LossConfig(
@@ -51,7 +51,7 @@ def run_config(
         sample_weights=arrays["sample_weights"].shape if sampled else None,
         dtype=arrays["logits"].dtype.name,
         gradient=True,
-        outputs=("loss", "lse") if lse else ("loss",),
+        outputs=outputs,
     )
     return run_model(model, arrays, library=library)
 

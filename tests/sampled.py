@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from math import exp, expm1, log, log1p, ulp
 from typing import Any
 
@@ -30,16 +30,23 @@ def truth(
     dloss: np.ndarray | float = 1.0,
     *,
     remove_accidental_hits: bool = True,
+    z_loss: float = 0.0,
+    logit_softcap: float = 0.0,
 ) -> dict[str, np.ndarray]:
-    """Loss `[N]` and gradient in float64, a row and a column at a time."""
+    """Loss and lse `[N]` and gradient in float64, a row and a column at a time."""
     rows, classes = logits.shape
     num_true = labels.shape[1]
     k = np.broadcast_to(np.asarray(dloss, np.float64), (rows,))
-    loss, dlogits = np.zeros(rows), np.zeros((rows, classes))
+    loss, lse, dlogits = np.zeros(rows), np.zeros(rows), np.zeros((rows, classes))
     for i in range(rows):
         drawn = samples if samples.ndim == 1 else samples[i]
         columns = [int(v) for v in (*labels[i], *drawn)]
-        x = np.array([logits[i, v] for v in columns], np.float64)
+        # Wider than the dtypes compared: a cap's own error would be in every difference.
+        x = np.array([logits[i, v] for v in columns], np.longdouble)
+        slope = np.ones(len(x))
+        if logit_softcap:
+            slope = 1 / np.cosh(x / logit_softcap) ** 2
+            x = logit_softcap * np.tanh(x / logit_softcap)
         x -= np.log(probabilities[i].astype(np.float64))
         if remove_accidental_hits:
             hits = [j >= num_true and v in labels[i] for j, v in enumerate(columns)]
@@ -47,13 +54,16 @@ def truth(
         top = int(np.argmax(x))
         others = np.exp(np.delete(x, top) - x[top]).sum()
         with np.errstate(invalid="ignore"):
-            loss[i] = np.mean(x[top] - x[:num_true]) + np.log1p(others)
+            lse[i] = x[top] + np.log1p(others)
+            loss[i] = np.mean(x[top] - x[:num_true]) + np.log1p(others) + z_loss * lse[i] ** 2
             e = np.exp(x - x[top])
         for j, v in enumerate(columns):
             share = 1 / num_true if j < num_true else 0.0
             # p - share, with no digit of a confident row's lost.
-            dlogits[i, v] += k[i] * ((e[j] - share) - share * others) / (1 + others)
-    return {"loss": loss, "dlogits": dlogits}
+            pull = 2 * z_loss * lse[i] * e[j]
+            by_score = k[i] * ((e[j] - share) - share * others + pull) / (1 + others)
+            dlogits[i, v] += by_score * slope[j]
+    return {"loss": loss, "dlogits": dlogits, "lse": lse}
 
 
 def mt19937_64(seed: int) -> Iterator[int]:
@@ -122,7 +132,11 @@ def inputs_of(
 
 
 def node_model(
-    op: OpSpec, arrays: Mapping[str, np.ndarray], *, drawn: bool = False, **settings: Any
+    op: OpSpec,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    optional: Container[str] = (),
+    **settings: Any,
 ) -> onnx.ModelProto:
     """One node over graph inputs like `arrays`, with the folded function."""
     stash = arrays["dloss"].dtype
@@ -139,10 +153,11 @@ def node_model(
     types = {
         "loss": (stash, (rows,) if attributes["reduction"] == "none" else ()),
         "dlogits": (arrays["logits"].dtype, arrays["logits"].shape),
+        "lse": (stash, (rows,)),
         "drawn_samples": (np.dtype(np.int64), samples),
         "drawn_probabilities": (stash, (rows, columns)),
     }
-    results = [port.name for port in op.outputs if drawn or not port.optional]
+    results = [port.name for port in op.outputs_with(optional)]
     function = build_function(SPEC, op, given=[*given, *results], opset=19, attributes=attributes)
 
     def info(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> onnx.ValueInfoProto:

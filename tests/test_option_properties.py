@@ -21,6 +21,8 @@ EVERYTHING = {
     "logit_softcap": 8.0,
 }
 
+LSE = ("loss", "lse")
+
 wide_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
@@ -130,10 +132,10 @@ def test_probabilities_are_the_softmax_of_logits(loss: str, dtype: str, library:
 @wide_dtypes
 def test_a_cap_far_above_the_logits_is_absent(loss: str, dtype: str, library: bool) -> None:
     arrays = make_inputs(loss, SHAPE, dtype)
-    absent = run_config(loss, arrays, library=library, lse=True)
+    absent = run_config(loss, arrays, library=library, outputs=LSE)
     # 3 (3 / cap)^2 / 3 is what tanh leaves: less than a unit.
     cap = {"float32": 2.0**16, "float64": 2.0**32}[dtype]
-    capped = run_config(loss, arrays, library=library, lse=True, logit_softcap=cap)
+    capped = run_config(loss, arrays, library=library, outputs=LSE, logit_softcap=cap)
     assert_same(absent, capped, units=16)
 
 
@@ -143,7 +145,7 @@ def test_a_cap_far_above_the_logits_is_absent(loss: str, dtype: str, library: bo
 def test_gradient_rows_add_up_to_the_pull_of_z(loss: str, dtype: str, library: bool) -> None:
     """Cross entropy is blind to a common offset; the square of lse is not."""
     arrays = make_inputs(loss, SHAPE, dtype)
-    outputs = run_config(loss, arrays, library=library, lse=True, reduction="sum", z_loss=0.125)
+    outputs = run_config(loss, arrays, library=library, outputs=LSE, reduction="sum", z_loss=0.125)
     sums = outputs["dlogits"].astype(np.float64).sum(axis=1)
     pull = 2 * 0.125 * outputs["lse"].astype(np.float64) * float(arrays["dloss"])
     np.testing.assert_allclose(sums, pull, rtol=64 * np.finfo(dtype).eps)
@@ -154,7 +156,7 @@ def test_gradient_rows_add_up_to_the_pull_of_z(loss: str, dtype: str, library: b
 def test_lse_is_loss_and_target_logit(dtype: str, library: bool) -> None:
     arrays = make_inputs(HARD, SHAPE, dtype)
     arrays["dloss"] = np.ones(SHAPE[0], DTYPES[dtype])
-    outputs = run_config(HARD, arrays, library=library, lse=True, reduction="none")
+    outputs = run_config(HARD, arrays, library=library, outputs=LSE, reduction="none")
     targets = arrays["logits"][np.arange(SHAPE[0]), arrays["labels"]]
     np.testing.assert_allclose(
         outputs["lse"], outputs["loss"] + targets, rtol=4 * np.finfo(dtype).eps
@@ -165,10 +167,15 @@ def test_lse_is_loss_and_target_logit(dtype: str, library: bool) -> None:
 @both_losses
 def test_lse_does_not_know_labels_and_weights(loss: str, library: bool) -> None:
     arrays = with_sample_weights(make_inputs(loss, SHAPE), 0.0, 2.0)
-    plain = run_config(loss, arrays, library=library, lse=True)
+    plain = run_config(loss, arrays, library=library, outputs=LSE)
     other = {**arrays, "labels": np.roll(arrays["labels"], 1, axis=0)}
     weighted = run_config(
-        loss, other, library=library, lse=True, class_weights=WEIGHTS, label_smoothing=0.1
+        loss,
+        other,
+        library=library,
+        outputs=LSE,
+        class_weights=WEIGHTS,
+        label_smoothing=0.1,
     )
     np.testing.assert_array_equal(plain["lse"], weighted["lse"])
 
@@ -183,7 +190,7 @@ def test_both_kernels_that_give_lse_give_the_same_bits(loss: str, dtype: str) ->
     attributes = node_attributes(spec, dtype, {"logit_softcap": 8.0})
     results = []
     for op in (spec.forward, spec.loss_and_grad):
-        model = raw_model(spec, (op,), attributes, arrays, (), lse=True)
+        model = raw_model(spec, (op,), attributes, arrays, (), ("lse",))
         used = {value.name for value in model.graph.input}
         feeds = {name: array for name, array in arrays.items() if name in used}
         results.append(run_model(model, feeds, library=True))
@@ -201,9 +208,29 @@ def test_a_row_with_every_option_does_not_depend_on_its_batch(
     arrays["dloss"] = np.full(shape[0], 1.5, DTYPES[dtype])
     settings = {**EVERYTHING, "reduction": "none"}
     weights = np.linspace(0.25, 2.0, shape[1]).astype(DTYPES[dtype])
-    whole = run_config(loss, arrays, library=True, lse=True, class_weights=weights, **settings)
+    whole = run_config(loss, arrays, library=True, outputs=LSE, class_weights=weights, **settings)
     for row in (0, shape[0] // 2, shape[0] - 1):
         one = {name: array[row : row + 1] for name, array in arrays.items()}
-        alone = run_config(loss, one, library=True, lse=True, class_weights=weights, **settings)
+        alone = run_config(loss, one, library=True, outputs=LSE, class_weights=weights, **settings)
         for name, values in whole.items():
             assert values[row].tobytes() == alone[name][0].tobytes()
+
+
+@both_ways
+@wide_dtypes
+def test_label_gradient_under_a_softcap(dtype: str, library: bool) -> None:
+    """It is lse less the capped logit, both of which are rounded in units of the cap."""
+    arrays = make_inputs(SOFT, SHAPE, dtype)
+    arrays["dloss"] = np.ones(SHAPE[0], DTYPES[dtype])
+    outputs = run_config(
+        SOFT,
+        arrays,
+        library=library,
+        outputs=("loss", "lse", "dlabels"),
+        reduction="none",
+        logit_softcap=8.0,
+    )
+    capped = 8 * np.tanh(arrays["logits"].astype(np.float64) / 8)
+    wanted = outputs["lse"][:, None].astype(np.float64) - capped
+    units = 8 * 8 * np.finfo(dtype).eps
+    np.testing.assert_allclose(outputs["dlabels"], wanted, rtol=0, atol=units)

@@ -172,7 +172,7 @@ def test_every_operator_runs_in_every_dtype(
     weights = {"class_weights": np.linspace(1, 2, 5), "sample_weights": np.linspace(0.5, 2, 4)}
     arrays |= {name: array.astype(stash) for name, array in weights.items() if name in ports}
     attributes = node_attributes(spec, dtype, {})
-    model = raw_model(spec, (op,), attributes, arrays, (), lse="lse" in ports)
+    model = raw_model(spec, (op,), attributes, arrays, (), ports)
     session = make_session(model, library=True)
     used = {value.name for value in session.get_inputs()}
     outputs = run_session(session, {name: array for name, array in arrays.items() if name in used})

@@ -58,6 +58,27 @@ def test_three_ways_agree(name: str, remove: bool, label_dtype: str, dtype: str)
 
 
 @both_ways
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "settings",
+    [{"z_loss": 0.125}, {"logit_softcap": 4.0}, {"z_loss": 0.125, "logit_softcap": 4.0}],
+    ids=["z_loss", "softcap", "both"],
+)
+@pytest.mark.parametrize("name", ["true classes", "repeated", "many rows"])
+def test_z_loss_softcap_and_lse(
+    name: str, settings: dict[str, float], dtype: str, library: bool
+) -> None:
+    arrays = arrays_of(name, dtype)
+    wanted = truth(**arrays, **settings)
+    nodes = {"library": library, "num_samples": SHAPES[name]["count"], **settings}
+    for op in SPEC.ops:
+        outputs = run_node(op, arrays, optional=["lse"], **nodes)
+        assert ("lse" in outputs) == (op.name != SPEC.grad.name)
+        for port, values in outputs.items():
+            assert_body(values, wanted[port], 1, f"{op.name}.{port}")
+
+
+@both_ways
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_reductions(reduction: str, library: bool) -> None:
     arrays = arrays_of("many rows", "float64")

@@ -196,12 +196,12 @@ def test_a_seed_gives_the_same_samples_in_each_call_and_0_others(library: bool) 
 def test_the_gradient_alone_takes_what_the_loss_has_drawn(dtype: str, library: bool) -> None:
     arrays = inputs_of(20, 60, 2, 15, dtype)
     del arrays["samples"], arrays["probabilities"]
-    settings = {"num_samples": 15, "drawn": True, "library": library}
+    settings = {"num_samples": 15, "optional": DRAWN, "library": library}
     both = run_node(SPEC.loss_and_grad, arrays, **settings)
     arrays |= {"samples": both["drawn_samples"], "probabilities": both["drawn_probabilities"]}
     wanted = truth(**arrays)
     tolerance = 1e-12 if dtype == "float64" else 1e-5
-    settings.pop("drawn")
+    settings.pop("optional")
     results = {**both, "alone": run_node(SPEC.grad, arrays, **settings)["dlogits"]}
     for name, port in (("loss", "loss"), ("dlogits", "dlogits"), ("alone", "dlogits")):
         np.testing.assert_allclose(results[name], wanted[port], rtol=tolerance, atol=tolerance)

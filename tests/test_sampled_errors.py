@@ -193,8 +193,8 @@ BAD_SETTINGS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "dtype": (lambda: onnxloss.export(paddle(), logits=(2, 9), dtype="int8"), 'dtype is "int8"'),
     "outputs": (
-        lambda: onnxloss.export(paddle(), logits=("N", 9), outputs=("loss", "lse")),
-        "outputs is ('loss', 'lse'); expected loss, then drawn_samples, drawn_probabilities",
+        lambda: onnxloss.export(paddle(), logits=("N", 9), outputs=("loss", "log_prob")),
+        "outputs is ('loss', 'log_prob'); expected loss, then lse, drawn_samples, drawn_probab",
     ),
     "class weights of a sampled loss": (
         lambda: onnxloss.LossConfig(SPEC.name, class_weights=[1.0, 2.0]),

@@ -63,8 +63,8 @@ void GatherSampled(const Columns<T>& columns, int64_t row) {
   const Acc* q =
       static_cast<const Acc*>(problem.probabilities) + row * columns.count() + problem.num_true;
   for (int64_t j = 0; j < problem.num_samples; ++j) {
-    x[j] = columns.Capped(ToFloat(logits[columns.sorted[j].value])) -
-           Log(q[columns.sorted[j].column]);
+    x[j] =
+        columns.Capped(ToFloat(logits[columns.sorted[j].value])) - Log(q[columns.sorted[j].column]);
   }
 }
 

@@ -23,10 +23,16 @@ Promotion = Literal["nothing", "class weights", "all"]
 Probabilities = Literal["no", "clipped", "normalised"]
 Samples = Literal["drawn", "shared", "with labels"]
 Refusal = Literal[
-    "unbatched logits", "no positions", "inner axis", "uint8 labels", "label gradient"
+    "unbatched logits",
+    "no positions",
+    "inner axis",
+    "one class",
+    "uint8 labels",
+    "label gradient",
 ]
 """What a source may not take, though the operators do: logits `[C]`; logits `[0, C]` and the like;
-a class axis that is not the last; labels of dtype uint8; the gradient by label probabilities."""
+a class axis that is not the last; logits `[N, d, .., 1]` of labels without that axis; labels of
+dtype uint8; the gradient by label probabilities."""
 
 _CHOICES = {
     "label_axis": LabelAxis,

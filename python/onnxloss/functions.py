@@ -58,7 +58,7 @@ def _built(
     model = ir.Model(ir.from_proto(spec.body.to_function_proto()).graph, ir_version=10)
     graph = model.graph
     graph.opset_imports[""] = opset
-    outputs = [port.name for port in op.outputs if not port.optional or port.name in given]
+    outputs = [port.name for port in op.outputs_with(given)]
     _keep_outputs(graph, spec, outputs)
     optional = [port.name for port in op.inputs if port.optional]
     absent = set(optional).difference(given)

@@ -79,16 +79,18 @@ def add_loss(
     results = {"loss": _loss(write, config, at, ports, inputs["logits"])}
     if gradient:
         results["dlogits"] = _dlogits(write, at, ports, scores)
-    # A function has no output that the node could leave out before one that it has.
-    if "lse" in extra or "dlabels" in extra:
-        shown = "lse" in extra
-        results["lse"] = Result(ports.other("lse"), at.positions, stash, stash, shown=shown)
-    if "dlabels" in extra:
-        results["dlabels"] = _dlabels(write, config, at, ports)
+    optional = {
+        "lse": Result(ports.other("lse"), at.positions, stash, stash),
+        "dlabels": _dlabels(write, config, at, ports),
+    }
+    op = config.spec.loss_and_grad if gradient else config.spec.forward
+    for port in op.outputs_with(extra):
+        if port.optional:
+            results[port.name] = replace(optional[port.name], shown=port.name in extra)
     add_call(model, write, config, at, ports, inputs, results)
-    for port in OF_LOGITS:
-        if port in extra:
-            _add_output_of_logits(write, port, at, ports)
+    for name in OF_LOGITS:
+        if name in extra:
+            _add_output_of_logits(write, name, at, ports)
 
 
 def _labels(write: Writer, config: LossConfig, at: Layout, name: str) -> str:

@@ -228,7 +228,11 @@ def _label_shape(config: LossConfig, logits: Shape, axis: int, given: Shape | No
         dropped, kept = _dropped(logits, axis), _kept(logits, axis)
         ways = {"dropped": [dropped], "kept": [kept], "either": [dropped, kept]}
         allowed = ways[config.label_axis]
-    return allowed[0] if given is None else fitting(config.op, "labels", given, *allowed)
+    labels = allowed[0] if given is None else fitting(config.op, "labels", given, *allowed)
+    reason = config.refused.get("one class")
+    if reason and logits[axis] == 1 and len(logits) > 2 and len(labels) < len(logits):
+        raise expected_shape(config.op, "labels", labels, logits, reason=reason)
+    return labels
 
 
 def _dropped(logits: Shape, axis: int) -> Shape:

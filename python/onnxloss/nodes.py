@@ -12,6 +12,7 @@ from .dtypes import FLOAT_DTYPES, stash_dtype
 from .layout import Layout, Ports, Shape
 from .writer import Writer, value_info
 
+
 @dataclass(frozen=True)
 class Scores:
     """What the operator takes for probabilities, and the values that lead its gradient back.

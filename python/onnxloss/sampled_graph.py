@@ -57,10 +57,12 @@ def add_sampled_loss(
         "drawn_samples": (_samples_shape(config, at), "int64"),
         "drawn_probabilities": (_columns_shape(config, at), stash),
     }
-    # A function has no output that the node could leave out before one that it has.
-    last = max((list(optional).index(name) for name in extra), default=-1)
-    for port, (shape, dtype) in list(optional.items())[: last + 1]:
-        results[port] = Result(ports.other(port), shape, dtype, dtype, shown=port in extra)
+    op = config.spec.loss_and_grad if gradient else config.spec.forward
+    for port in op.outputs_with(extra):
+        if port.optional:
+            shape, dtype = optional[port.name]
+            shown = port.name in extra
+            results[port.name] = Result(ports.other(port.name), shape, dtype, dtype, shown=shown)
     add_call(model, write, config, at, ports, inputs, results)
 
 

@@ -102,6 +102,8 @@ def keras_loss(api: str, values: Mapping[str, Any]) -> LossConfig:
             raise expected("from_tf", "axis", axis, "-1, the only axis that Keras supports here")
         attributes["ignore_index"] = _ignored(ignored)
         refused["inner axis"] = "the only axis that Keras supports here"
+        if is_class:
+            refused["one class"] = "Keras drops the axis of one class where labels have it not"
     else:
         factor = _number("label_smoothing", values["label_smoothing"])
         smoothed, smoothing = _smoothing(factor, last_axis=axis == -1)

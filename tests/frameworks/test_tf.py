@@ -49,7 +49,19 @@ CLASSES = (CC, SCC)
 KERAS = (CC, SCC, CC_FUNCTION, SCC_FUNCTION)
 HARD = (SPARSE, SCC, SCC_FUNCTION)
 
-SHAPES = ((3,), (2, 3), (1, 3), (1, 1), (0, 4), (5, 7), (4, 33), (2, 3, 4), (2, 1, 3), (2, 5, 2, 3))
+SHAPES = (
+    (3,),
+    (2, 3),
+    (1, 3),
+    (1, 1),
+    (0, 4),
+    (5, 7),
+    (4, 33),
+    (2, 3, 4),
+    (2, 1, 3),
+    (2, 3, 1),
+    (2, 5, 2, 3),
+)
 TRAITS = ("plain", "offset", "gap", "masked", "ignored", "ignored nan", "all ignored")
 WEIGHTS = (None, None, "scalar", "full", "ones", "less", "more", "batch", "some zero", "zero")
 SMOOTHINGS = (0, 0.1, 1 / 3, 1.0, 1.5, -0.2)

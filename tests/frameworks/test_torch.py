@@ -95,6 +95,8 @@ def test_loss_and_gradient_equal_torch(case: dict) -> None:
         "weight": weight
     }
     logits.requires_grad_()
+    soft = case["target"] == "probabilities"
+    target.requires_grad_(soft)
     # Class indices that PyTorch refuses are refused by us too, at run time.
     loss = torch.nn.functional.cross_entropy(logits, target, **settings)
     dloss = torch.from_numpy(
@@ -114,6 +116,7 @@ def test_loss_and_gradient_equal_torch(case: dict) -> None:
         logits=case["shape"],
         dtype=case["dtype"],
         gradient=True,
+        outputs=("loss", "dlabels") if soft else ("loss",),
         inline=case["way"] == "inlined",
     )
     feeds = {"logits": _numpy(logits), "labels": _numpy(target), "dloss": _numpy(dloss)}
@@ -124,6 +127,10 @@ def test_loss_and_gradient_equal_torch(case: dict) -> None:
     scale = max(1.0, float(np.abs(np.nan_to_num(_numpy(loss).astype(np.float64))).max(initial=0)))
     _assert_close(result["loss"], _numpy(loss), tolerance * scale)
     _assert_close(result["dlogits"], _numpy(logits.grad), tolerance)
+    if soft:
+        assert result["dlabels"].dtype == _numpy(target).dtype
+        gaps = float(np.abs(_numpy(logits).astype(np.float64)).max(initial=1))
+        _assert_close(result["dlabels"], _numpy(target.grad), tolerance * gaps)
 
 
 def test_every_parameter_is_mapped() -> None:

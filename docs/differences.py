@@ -71,8 +71,9 @@ _FURTHER = """\
   and probabilities too; ours are float64.
 * **TensorFlow**: under XLA a label out of range gives nan; ours is an error. Keras casts labels to
   float32, which rounds indices above 2**24; ours stay integers.
-* **Gradients** are of the logits. Those of class weights, sample weights and probabilities, which
-  some of the frameworks have, are not exported.
+* **Gradients** are by the logits and by label probabilities. Those by class weights and sample
+  weights, which some of the frameworks have, are not exported; nor is the one that Paddle has by
+  label probabilities through their class weights alone, which is not the loss's derivative.
 
 ## The sampled softmax
 

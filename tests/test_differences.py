@@ -33,6 +33,7 @@ def exported(answer: Answer, *, inline: bool) -> onnx.ModelProto:
         dtype=answer.logits.dtype.name,
         label_dtype=answer.labels.dtype.name,
         gradient=True,
+        outputs=("loss", "dlabels") if answer.of == "dlabels" else ("loss",),
         inline=inline,
     )
 
@@ -62,7 +63,8 @@ def run_exported(answer: Answer, way: str) -> Value:
         outputs = run_model(model, feeds, library=way == "library")
     except RUNTIME_ERRORS:
         return "error"
-    return of_outputs(answer, outputs["loss"], outputs["dlogits"])
+    gradient = "dlabels" if answer.of == "dlabels" else "dlogits"
+    return of_outputs(answer, outputs["loss"], outputs[gradient])
 
 
 @pytest.mark.filterwarnings("ignore:.*label_smoothing is -0.1")

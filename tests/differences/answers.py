@@ -36,7 +36,8 @@ _TOLERANCES = {"float16": 1e-3, "float32": 5e-6, "float64": 1e-12}
 """By the logits' dtype: the table has six digits of a float32."""
 
 Value = float | tuple[float, ...] | str
-"""A number, several, or what is raised: "refused" is ours when exporting, "error" when running."""
+"""A number, several, or what is raised: "refused" is ours when exporting, "error" when running;
+"none" is a gradient that is not there."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Answer:
         logits: Its logits.
         settings: Its settings; class weights are `weight` or `weights`, as the API has it.
         sample_weights: One for each position.
-        of: What is compared: "loss", "dlogits" or "shape", which is the loss's.
+        of: What is compared: "loss", "shape", which is the loss's, or the gradient "dlogits" or
+            "dlabels", which may be "none".
         note: What the page says before it, where one column has several answers.
     """
 
@@ -103,11 +105,13 @@ class Recorded:
     ours: float
 
 
-def of_outputs(answer: Answer, loss: np.ndarray, dlogits: np.ndarray | None) -> Value:
-    """The part of the outputs that the table has."""
+def of_outputs(answer: Answer, loss: np.ndarray, gradient: np.ndarray | None) -> Value:
+    """The part of the outputs that the table has; `gradient` is the one that it asks for."""
     if answer.of == "shape":
         return tuple(map(float, loss.shape))
-    values = loss if answer.of == "loss" else np.asarray(dlogits)[0]
+    if answer.of != "loss" and gradient is None:
+        return "none"
+    values = loss if answer.of == "loss" else np.asarray(gradient)[0]
     return float(values) if values.ndim == 0 else tuple(values.astype(np.float64).ravel().tolist())
 
 

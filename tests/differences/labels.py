@@ -25,6 +25,7 @@ from tests.differences.answers import (
 _NONE = {"reduction": "none"}
 _DEFAULT_IGNORED = np.array([2, -100])
 _UNBATCHED = np.array(2)
+_NEG_LOG_P = (2.407606, 1.407606, 0.407606)
 
 SMOOTHED = (
     Row(
@@ -120,6 +121,23 @@ LABELS = (
             Answer(ONNX, INDICES[:, None], "Fail", "refused", of="shape", settings=_NONE),
         ),
         "Drop the axis for PyTorch and ai.onnx.",
+    ),
+    Row(
+        "probabilities, sum: the gradient by them",
+        (
+            Answer(TORCH, PROBABILITIES, _NEG_LOG_P, of="dlabels", settings={"reduction": "sum"}),
+            Answer(
+                PADDLE,
+                PROBABILITIES,
+                "none",
+                "refused",
+                of="dlabels",
+                settings={"soft_label": True, "reduction": "sum"},
+            ),
+            Answer(DENSE, PROBABILITIES, _NEG_LOG_P, of="dlabels"),
+            Answer(V1, PROBABILITIES, "none", "refused", of="dlabels"),
+        ),
+        "The output `dlabels` of `export`. `tf.compat.v1` stops it, Paddle has none.",
     ),
     Row(
         "unbatched: logits (C,), a label of shape ()",

@@ -30,11 +30,12 @@ def _value(answer: Answer) -> Value:
     if "weight" in settings:
         settings["weight"] = paddle.to_tensor(settings["weight"])
     try:
-        target = paddle.to_tensor(answer.labels)
+        target = paddle.to_tensor(answer.labels, stop_gradient=answer.of != "dlabels")
         loss = paddle.nn.functional.cross_entropy(logits, target, **settings)
     except (IndexError, RuntimeError, ValueError) as error:
         return type(error).__name__
-    if answer.of != "dlogits":
+    if answer.of in ("loss", "shape"):
         return of_outputs(answer, loss.numpy(), None)
-    (dlogits,) = paddle.grad(loss, logits, paddle.ones_like(loss))
-    return of_outputs(answer, loss.numpy(), dlogits.numpy())
+    source = target if answer.of == "dlabels" else logits
+    (gradient,) = paddle.grad(loss, source, paddle.ones_like(loss), allow_unused=True)
+    return of_outputs(answer, loss.numpy(), None if gradient is None else gradient.numpy())

@@ -26,19 +26,20 @@ def test_tensorflow_answers_so(answer: Answer) -> None:
 
 
 def _value(answer: Answer) -> Value:
-    logits = tf.constant(answer.logits)
+    logits, labels = tf.constant(answer.logits), tf.constant(answer.labels)
+    source = labels if answer.of == "dlabels" else logits
     try:
         with tf.GradientTape() as tape:
-            tape.watch(logits)
-            loss = _loss(answer, logits)
-        dlogits = tape.gradient(loss, logits)
+            tape.watch(source)
+            loss = _loss(answer, logits, labels)
+        gradient = tape.gradient(loss, source)
     except (ValueError, tf.errors.InvalidArgumentError) as error:
         return type(error).__name__
-    return of_outputs(answer, loss.numpy(), dlogits.numpy())
+    return of_outputs(answer, loss.numpy(), None if gradient is None else gradient.numpy())
 
 
-def _loss(answer: Answer, logits: tf.Tensor) -> tf.Tensor:
-    labels, weights, settings = answer.labels, answer.sample_weights, answer.settings
+def _loss(answer: Answer, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    weights, settings = answer.sample_weights, answer.settings
     if answer.api == V1:
         given = {} if weights is None else {"weights": weights}
         return tf.compat.v1.losses.softmax_cross_entropy(labels, logits, **given, **settings)

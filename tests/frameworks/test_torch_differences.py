@@ -28,8 +28,9 @@ def _value(answer: Answer) -> Value:
         settings["weight"] = torch.from_numpy(settings["weight"])
     try:
         target = torch.from_numpy(np.asarray(answer.labels))
+        source = target.requires_grad_() if answer.of == "dlabels" else logits
         loss = torch.nn.functional.cross_entropy(logits, target, **settings)
     except (IndexError, RuntimeError, ValueError) as error:
         return type(error).__name__
-    (dlogits,) = torch.autograd.grad(loss, logits, torch.ones_like(loss))
-    return of_outputs(answer, loss.detach().numpy(), dlogits.numpy())
+    (gradient,) = torch.autograd.grad(loss, source, torch.ones_like(loss))
+    return of_outputs(answer, loss.detach().numpy(), gradient.numpy())

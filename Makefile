@@ -23,10 +23,11 @@ export ONNXLOSS_ORT_TRAINING_PYTHON
 
 # Each framework has an environment of its own: they disagree about their dependencies.
 FRAMEWORKS := torch paddle tf
+SANITIZERS := none address,undefined thread
 ONNXLOSS_EXAMPLES ?= 2000
 export ONNXLOSS_EXAMPLES
 
-.PHONY: help demo test test-frameworks $(FRAMEWORKS:%=test-%) setup bench docs models lint format clean
+.PHONY: help demo test test-frameworks test-sanitizers $(FRAMEWORKS:%=test-%) setup bench docs models lint format clean
 
 help:
 	@echo "make demo    train a digits classifier in ONNX Runtime from a PyTorch loss configuration"
@@ -34,6 +35,9 @@ help:
 	@echo "make test-frameworks"
 	@echo "             compare with PyTorch, Paddle and TensorFlow: 2000 configurations each, or"
 	@echo "             ONNXLOSS_EXAMPLES=...; or one of them: make test-torch test-paddle test-tf"
+	@echo "make test-sanitizers"
+	@echo "             C++ tests of the kernels: as they are, with AddressSanitizer and"
+	@echo "             UndefinedBehaviorSanitizer, with ThreadSanitizer"
 	@echo "make setup   what demo and test need: environments, build, install"
 	@echo "make bench   time the losses; writes docs/benchmarks.md"
 	@echo "make docs    write docs/operators.md and docs/differences.md"
@@ -53,6 +57,17 @@ test-frameworks: $(FRAMEWORKS:%=test-%)
 $(FRAMEWORKS:%=test-%): test-%: .venv-%/.installed
 	@echo "Comparing with $* in $(ONNXLOSS_EXAMPLES) configurations"
 	@.venv-$*/bin/python -m pytest --quiet tests/frameworks/test_$*.py tests/frameworks/test_$*_*.py
+
+# As they are too: a sanitizer keeps the compiler from vectorising.
+test-sanitizers: $(SANITIZERS:%=test-sanitizer-%)
+
+$(SANITIZERS:%=test-sanitizer-%): test-sanitizer-%:
+	@echo "C++ tests, sanitizer: $*"
+	@cmake -S . -B build/sanitizer-$* -DCMAKE_BUILD_TYPE=Release -DONNXLOSS_TESTS=ON \
+	  -DONNXLOSS_SANITIZE=$(filter-out none,$*) >/dev/null
+	@cmake --build build/sanitizer-$* --parallel $$(nproc) >/dev/null
+	@cd build/sanitizer-$* && ctest --output-on-failure --quiet --output-log ctest.log || \
+	  { cat ctest.log; exit 1; }
 
 setup: $(VENV)/.installed $(ORT_TRAINING_READY)
 

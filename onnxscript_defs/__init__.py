@@ -4,11 +4,21 @@
 from __future__ import annotations
 
 from .catalogue import CATALOGUE, find
-from .spec import DOMAIN, OPSET_VERSION, TYPES, Attribute, LossSpec, OpSpec, Port
+from .spec import (
+    DOMAIN,
+    NO_IGNORED_LABEL,
+    OPSET_VERSION,
+    TYPES,
+    Attribute,
+    LossSpec,
+    OpSpec,
+    Port,
+)
 
 __all__ = [
     "CATALOGUE",
     "DOMAIN",
+    "NO_IGNORED_LABEL",
     "OPSET_VERSION",
     "TYPES",
     "Attribute",

@@ -14,6 +14,7 @@ from .spec import (
     CLASS_WEIGHTS,
     DOMAIN,
     EMPTY_MEAN,
+    FALSE,
     FROM_LOGITS,
     INFINITY,
     LABEL_SMOOTHING,
@@ -21,6 +22,7 @@ from .spec import (
     LOGIT_SOFTCAP,
     LOGITS,
     NAN,
+    NO_IGNORED_LABEL,
     ONE,
     OPSET_VERSION,
     REDUCTION,
@@ -100,7 +102,10 @@ def softmax_cross_entropy_loss(
 
     label = op.Cast(labels, to=TensorProto.INT64)
     ignored_label = op.Constant(value_int=ignore_index)
-    ignored = op.Equal(label, ignored_label)
+    if ignored_label == op.Constant(value_int=NO_IGNORED_LABEL):
+        ignored = op.ConstantOfShape(op.Shape(label), value=FALSE)
+    else:
+        ignored = op.Equal(label, ignored_label)
     valid = op.Not(ignored)
     # A negative index would count from the end; out of every range it is an error instead.
     first_class = op.Constant(value_int=0)
@@ -273,7 +278,11 @@ p_ic = softmax(x)_ic;  k_i = dloss_i (none), dloss (sum), dloss / D (mean)
     ),
     attributes=(
         AXIS,
-        Attribute("ignore_index", -100, "Positions with this label have no loss and no gradient."),
+        Attribute(
+            "ignore_index",
+            -100,
+            "Positions with this label have no loss and no gradient. -2^63: no label is ignored.",
+        ),
         REDUCTION,
         Attribute(
             "mean_over",
@@ -292,7 +301,7 @@ p_ic = softmax(x)_ic;  k_i = dloss_i (none), dloss (sum), dloss / D (mean)
         STASH_TYPE,
     ),
     edge_cases=(
-        "A label outside [0, C) that is not ignore_index is an error.",
+        "A label outside [0, C) that is not ignore_index is an error; the label -2^63 always is.",
         "An ignored position has loss 0 and gradient 0, whatever its logits hold.",
         "D = 0, as when all positions are ignored: the mean is what `empty_mean` says, the sum 0, "
         "the gradient of ignored positions 0.",

@@ -152,6 +152,11 @@ class LossSpec:
         return self.forward, self.grad, self.loss_and_grad
 
 
+NO_IGNORED_LABEL = -(2**63)
+"""The `ignore_index` of a loss that ignores no label. As a label it is refused like any other that
+is no class."""
+
+FALSE = onnx.helper.make_tensor("false", onnx.TensorProto.BOOL, [1], [False])
 FLOAT32_MAX = 3.4028234663852886e38
 INFINITY = float("inf")
 NAN = float("nan")

@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxloss.onnxscript_defs import LossSpec, OpSpec
+import onnxloss
+from onnxloss.onnxscript_defs import NO_IGNORED_LABEL, LossSpec, OpSpec
 from tests.models import node_attributes, raw_model
 from tests.one_node import (
     HARD,
@@ -68,6 +69,34 @@ def test_label_out_of_range_in_the_function_body(spec: LossSpec, op: OpSpec, lab
     session = make_session(model, library=False)
     bad = arrays["labels"].copy()
     bad[2] = label
+    message_of(lambda: session.run(None, {**arrays, "labels": bad}))
+    assert_usable(session, arrays)
+
+
+@every_hard_operator
+@pytest.mark.parametrize("library", [False, True], ids=["function body", "library"])
+def test_the_mark_of_no_ignored_label_is_no_label(
+    spec: LossSpec, op: OpSpec, library: bool
+) -> None:
+    arrays = good_arrays(spec, op)
+    attributes = node_attributes(spec, "float32", {"ignore_index": NO_IGNORED_LABEL})
+    model = raw_model(spec, (op,), attributes, {"dloss": np.ones((), np.float32), **arrays}, ())
+    session = make_session(model, library=library)
+    bad = arrays["labels"].copy()
+    bad[1] = NO_IGNORED_LABEL
+    message = message_of(lambda: session.run(None, {**arrays, "labels": bad}))
+    assert not library or f"labels[1] is {NO_IGNORED_LABEL}; expected [0, 5)." in message
+    assert_usable(session, arrays)
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["function body", "inlined"])
+def test_an_export_without_ignored_label_refuses_their_mark(inline: bool) -> None:
+    config = onnxloss.LossConfig(HARD.name, {"ignore_index": NO_IGNORED_LABEL})
+    model = onnxloss.export(config, logits=(4, 5), gradient=True, inline=inline)
+    session = make_session(model, library=False)
+    arrays = good_arrays(HARD, HARD.loss_and_grad, weights=())
+    bad = arrays["labels"].copy()
+    bad[1] = NO_IGNORED_LABEL
     message_of(lambda: session.run(None, {**arrays, "labels": bad}))
     assert_usable(session, arrays)
 

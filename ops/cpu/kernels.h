@@ -9,6 +9,9 @@ namespace onnxloss {
 // The numbers are ONNX's own (TensorProto.DataType).
 enum class ElementType : int { kFloat32 = 1, kFloat16 = 10, kFloat64 = 11, kBFloat16 = 16 };
 enum class LabelKind : int { kIndex32, kIndex64, kProbabilities };
+// The ignore_index of a problem that ignores no label: as a label it is bad like any other that is
+// no class.
+constexpr int64_t kNoIgnoredLabel = INT64_MIN;
 // What the denominator of a mean adds up.
 enum class MeanOver : int { kWeights, kPositions, kValid, kNonzero };
 

@@ -7,9 +7,9 @@
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
-template <class Index>
-bool IsBad(Index label, int64_t classes, int64_t ignore_index) {
-  return (label < 0 || label >= classes) && label != ignore_index;
+// `excused` is the label that may be no class.
+inline bool IsBad(int64_t label, int64_t classes, int64_t excused) {
+  return (label < 0 || label >= classes) && label != excused;
 }
 
 struct IndexCounts {
@@ -22,16 +22,18 @@ IndexCounts CheckIndices(const LossProblem& problem, int64_t first, int64_t last
   const Index* labels = static_cast<const Index*>(problem.labels);
   const int64_t classes = problem.classes;
   const int64_t ignore_index = problem.ignore_index;
+  // A class needs no excuse.
+  const int64_t excused = ignore_index == kNoIgnoredLabel ? 0 : ignore_index;
   int64_t bad = 0;
   int64_t valid = 0;
 #pragma omp simd reduction(+ : bad, valid)
   for (int64_t i = first; i < last; ++i) {
-    bad += IsBad<int64_t>(labels[i], classes, ignore_index) ? 1 : 0;
+    bad += IsBad(labels[i], classes, excused) ? 1 : 0;
     valid += labels[i] != ignore_index ? 1 : 0;
   }
   if (bad == 0) return {valid, -1};
   int64_t i = first;
-  while (!IsBad<int64_t>(labels[i], classes, ignore_index)) ++i;
+  while (!IsBad(labels[i], classes, excused)) ++i;
   return {valid, i};
 }
 

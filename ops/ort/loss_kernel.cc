@@ -54,10 +54,12 @@ OrtStatus* BadLabel(const LossKernel& kernel, const LossProblem& problem, int64_
   const int64_t label = problem.label_kind == LabelKind::kIndex64
                             ? static_cast<const int64_t*>(problem.labels)[position]
                             : static_cast<const int32_t*>(problem.labels)[position];
+  std::string expected = "[0, " + std::to_string(problem.classes) + ")";
+  if (problem.ignore_index != kNoIgnoredLabel) {
+    expected += " or ignore_index " + std::to_string(problem.ignore_index);
+  }
   return InvalidArgument(kernel.api, kernel.op.name, "labels[" + std::to_string(position) + "]",
-                         std::to_string(label),
-                         "[0, " + std::to_string(problem.classes) + ") or ignore_index " +
-                             std::to_string(problem.ignore_index));
+                         std::to_string(label), expected);
 }
 
 // Checks the labels and weighs the positions; `total` is the denominator of a

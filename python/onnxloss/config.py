@@ -13,9 +13,7 @@ import numpy as np
 from .dtypes import FLOAT_DTYPES
 from .errors import LossError, expected, expected_shape
 from .onnxscript_defs import CATALOGUE, LossSpec, find
-
-NO_IGNORED_LABEL = -(2**63)
-"""The `ignore_index` of a loss that ignores no label: one that no labelling uses."""
+from .onnxscript_defs import NO_IGNORED_LABEL as NO_IGNORED_LABEL
 
 LabelAxis = Literal["dropped", "kept", "either"]
 LossAxis = Literal["dropped", "kept", "as labels"]

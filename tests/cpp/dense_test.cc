@@ -50,6 +50,7 @@ struct Draw {
   bool loss_per_position;
   bool lse;
   bool dlogits;
+  bool dlabels;
   bool stream;
   int threads;
   Place place;
@@ -198,6 +199,7 @@ void RunCase(uint64_t seed, const Draw& draw, const View& view, Random* random) 
   const Numbers loss(sums, positions, draw.place);
   const Numbers lse(sums, positions, draw.place);
   const Numbers dlogits(draw.type, naive.logits.size(), draw.place);
+  const Numbers dlabels(draw.type, naive.logits.size(), draw.place);
 
   LossProblem problem = {};
   problem.type = draw.type;
@@ -232,6 +234,9 @@ void RunCase(uint64_t seed, const Draw& draw, const View& view, Random* random) 
   problem.loss = draw.loss_per_position ? loss.data() : nullptr;
   problem.lse = draw.lse ? lse.data() : nullptr;
   problem.dlogits = draw.dlogits ? dlogits.data() : nullptr;
+  const bool by_labels = draw.dlogits && draw.dlabels && !naive.class_weights_positions &&
+                         draw.kind == LabelKind::kProbabilities;
+  problem.dlabels = by_labels ? dlabels.data() : nullptr;
   problem.stream = draw.stream;
   problem.positions_per_partial = PositionsPerPartial(view.classes);
   std::vector<double> partials(positions / static_cast<size_t>(problem.positions_per_partial) + 1);
@@ -247,6 +252,10 @@ void RunCase(uint64_t seed, const Draw& draw, const View& view, Random* random) 
   if (draw.lse) ExpectNumbers(what, "lse", lse, truth.lse, truth.lse, 1, kUnits);
   if (draw.dlogits) {
     ExpectNumbers(what, "dlogits", dlogits, truth.dlogits, truth.terms, problem.denominator,
+                  narrow ? kNarrowUnits : kUnits);
+  }
+  if (by_labels) {
+    ExpectNumbers(what, "dlabels", dlabels, truth.dlabels, truth.dlabels, problem.denominator,
                   narrow ? kNarrowUnits : kUnits);
   }
   double sum = 0;
@@ -272,6 +281,7 @@ int RunAll() {
                              random.OneIn(2),
                              random.OneIn(2),
                              !random.OneIn(3),
+                             random.OneIn(2),
                              random.OneIn(2),
                              random.OneIn(2) ? 1 : 3,
                              random.One(kPlaces)};

@@ -45,6 +45,7 @@ struct NaiveResult {
   std::vector<double> lse;
   std::vector<double> dlogits;  // before the division by the denominator
   std::vector<double> terms;    // what dlogits is the difference of: the greatest number in it
+  std::vector<double> dlabels;  // as dlogits; of probabilities whose weights are of classes
   double denominator = 0;       // of a mean
   int64_t first_bad = -1;       // label; nothing else is formed then
 };
@@ -117,6 +118,12 @@ inline void SolvePosition(const NaiveProblem& problem, int64_t position, NaiveRe
         ignored ? 0 : static_cast<double>(outer * Times(weight, slope));
     result->terms[problem.at(position, c)] =
         static_cast<double>(std::fabs(outer * weight) * std::max(std::fabs(pull), a_c));
+    const Wide keep = problem.dloss[i] * sample * (1 - problem.label_smoothing);
+    const Wide neg_log_p = undefined             ? kNan
+                           : problem.from_logits ? (max - x_c) + std::log(sum)
+                                                 : -std::log(x_c);
+    result->dlabels[problem.at(position, c)] =
+        static_cast<double>(keep * (problem.class_weights[static_cast<size_t>(c)] * neg_log_p));
   }
   const Wide by_label = problem.indices.empty() || ignored || problem.class_weights_positions
                             ? (problem.class_weights_positions ? of_classes : 1)
@@ -150,6 +157,7 @@ inline NaiveResult Solve(const NaiveProblem& problem) {
   result.lse.resize(result.loss.size());
   result.dlogits.resize(problem.logits.size());
   result.terms.resize(problem.logits.size());
+  result.dlabels.resize(problem.logits.size());
   for (int64_t i = 0; i < problem.positions(); ++i) SolvePosition(problem, i, &result);
   return result;
 }

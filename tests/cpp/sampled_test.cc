@@ -25,13 +25,15 @@ constexpr ElementType kTypes[] = {ElementType::kFloat16, ElementType::kBFloat16,
                                   ElementType::kFloat32, ElementType::kFloat64};
 constexpr Place kPlaces[] = {Place::kAfterGuard, Place::kBeforeGuard, Place::kOffLine};
 constexpr int kDraws = 12;
-constexpr double kUnits = 64;
+constexpr double kUnits = 512;
 constexpr double kNarrowUnits = 1;
 
 // Inputs as numbers, [rows, ...]; samples that all rows share are repeated for each.
 struct Naive {
   View view;
   bool remove_accidental_hits;
+  double z_loss;
+  double softcap;
   std::vector<double> logits;
   std::vector<int64_t> labels;
   std::vector<int64_t> samples;
@@ -55,30 +57,40 @@ struct Naive {
 
 struct Truth {
   std::vector<double> loss;
+  std::vector<double> lse;
   std::vector<double> dlogits;
 };
 
 void SolveRow(const Naive& naive, int64_t row, Truth* truth) {
   std::vector<double> x;
+  std::vector<double> slopes;
   double max = -std::numeric_limits<double>::infinity();
   for (int64_t c = 0; c < naive.columns(); ++c) {
     const bool left_out = naive.remove_accidental_hits && naive.is_hit(row, c);
     const double logit =
         naive.logits[static_cast<size_t>(row * naive.view.classes + naive.value(row, c))];
+    const double capped = naive.softcap * std::tanh(logit / naive.softcap);
+    const double root = naive.softcap > 0 ? std::cosh(logit / naive.softcap) : 1;
+    slopes.push_back(1 / (root * root));
     const double q = naive.probabilities[static_cast<size_t>(row * naive.columns() + c)];
-    x.push_back(left_out ? -std::numeric_limits<double>::infinity() : logit - std::log(q));
+    x.push_back(left_out ? -std::numeric_limits<double>::infinity()
+                         : (naive.softcap > 0 ? capped : logit) - std::log(q));
     max = std::max(max, x.back());
   }
   double sum = 0;
   for (const double value : x) sum += std::exp(value - max);
   const double share = 1 / static_cast<double>(naive.view.num_true);
   const size_t i = static_cast<size_t>(row);
+  const double lse = max + std::log(sum);
+  truth->lse[i] = lse;
+  truth->loss[i] = naive.z_loss * lse * lse;
   for (int64_t c = 0; c < naive.columns(); ++c) {
     const double x_c = x[static_cast<size_t>(c)];
     const double target = c < naive.view.num_true ? share : 0;
     truth->loss[i] += target == 0 ? 0 : target * ((max - x_c) + std::log(sum));
     truth->dlogits[static_cast<size_t>(row * naive.view.classes + naive.value(row, c))] +=
-        naive.dloss[i] * (std::exp(x_c - max) / sum - target);
+        naive.dloss[i] * slopes[static_cast<size_t>(c)] *
+        (std::exp(x_c - max) / sum * (1 + 2 * naive.z_loss * lse) - target);
   }
 }
 
@@ -94,7 +106,9 @@ struct Draw {
 };
 
 Naive MakeNaive(const Draw& draw, const View& view, Random* random) {
-  Naive naive = {view, random->OneIn(2), {}, {}, {}, {}, {}};
+  Naive naive = {view, random->OneIn(2), 0, 0, {}, {}, {}, {}, {}};
+  naive.z_loss = random->OneIn(3) ? 0.0078125 : 0;
+  naive.softcap = random->OneIn(3) ? 5 : 0;
   for (int64_t i = 0; i < view.rows * view.classes; ++i) {
     naive.logits.push_back(random->Sixteenths(-64, 64));
   }
@@ -126,6 +140,7 @@ void RunCase(uint64_t seed, const Draw& draw, const View& view, Random* random) 
   const std::string what = "seed " + std::to_string(seed) + ", " + Kernels().instruction_set;
   const Naive naive = MakeNaive(draw, view, random);
   Truth truth = {std::vector<double>(static_cast<size_t>(view.rows)),
+                 std::vector<double>(static_cast<size_t>(view.rows)),
                  std::vector<double>(naive.logits.size())};
   for (int64_t row = 0; row < view.rows; ++row) SolveRow(naive, row, &truth);
 
@@ -135,6 +150,7 @@ void RunCase(uint64_t seed, const Draw& draw, const View& view, Random* random) 
   const Numbers dloss(sums, draw.dloss_per_row ? naive.dloss : std::vector<double>{1.5},
                       draw.place);
   const Numbers loss(sums, static_cast<size_t>(view.rows), draw.place);
+  const Numbers lse(sums, static_cast<size_t>(view.rows), draw.place);
   const Numbers dlogits(draw.type, naive.logits.size(), draw.place);
   const size_t width = draw.kind == LabelKind::kIndex64 ? 8 : 4;
   const GuardedBuffer labels(naive.labels.size() * width, width, draw.place);
@@ -163,6 +179,8 @@ void RunCase(uint64_t seed, const Draw& draw, const View& view, Random* random) 
   problem.num_true = view.num_true;
   problem.num_samples = view.num_samples;
   problem.remove_accidental_hits = naive.remove_accidental_hits;
+  problem.z_loss = naive.z_loss;
+  problem.softcap = naive.softcap;
   problem.logits = logits.data();
   problem.labels = labels.data();
   problem.sorted = draw.row_samples ? nullptr : sorted.data();
@@ -175,6 +193,7 @@ void RunCase(uint64_t seed, const Draw& draw, const View& view, Random* random) 
   problem.dloss_per_row = draw.dloss_per_row;
   problem.denominator = 2;
   problem.loss = loss.data();
+  problem.lse = lse.data();
   problem.dlogits = draw.dlogits ? dlogits.data() : nullptr;
   const size_t bytes = static_cast<size_t>(SampledScratchBytes(problem));
   ForTasks(view.rows, SampledRowsPerTask(problem), draw.threads, [&](int64_t first, int64_t last) {
@@ -185,6 +204,7 @@ void RunCase(uint64_t seed, const Draw& draw, const View& view, Random* random) 
   });
 
   ExpectNumbers(what, "loss", loss, truth.loss, truth.loss, 1, kUnits);
+  ExpectNumbers(what, "lse", lse, truth.lse, truth.lse, 1, kUnits);
   if (!draw.dlogits) return;
   ExpectNumbers(what, "dlogits", dlogits, truth.dlogits, truth.dlogits, problem.denominator,
                 draw.type == sums ? kUnits : kNarrowUnits);

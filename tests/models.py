@@ -54,11 +54,13 @@ def node_attributes(spec: LossSpec, dtype: str, settings: Mapping[str, Any]) -> 
     """Every attribute of a node: `settings`, the SPEC's defaults, and what follows from them."""
     attributes = {attribute.name: attribute.default for attribute in spec.attributes}
     attributes |= settings
-    e = attributes["label_smoothing"]
-    attributes["label_smoothing"] = float(np.float32(e))
     if dtype == "float64":
-        attributes["label_smoothing_low"] = float(np.float32(e - np.float64(np.float32(e))))
         attributes["stash_type"] = onnx.TensorProto.DOUBLE
+    if "label_smoothing" in attributes:
+        e = attributes["label_smoothing"]
+        attributes["label_smoothing"] = float(np.float32(e))
+        if dtype == "float64":
+            attributes["label_smoothing_low"] = float(np.float32(e - np.float64(np.float32(e))))
     return attributes
 
 

@@ -66,13 +66,13 @@ def run_session(
 
     binding = session.io_binding()
     for name, array in feeds.items():
-        binding.bind_ortvalue_input(name, _ort_value(array))
+        binding.bind_ortvalue_input(name, ort_value(array))
     bits = {}
     for output in session.get_outputs():
         if _DTYPES[output.type] == BFLOAT16:
             # The models of this suite that have bfloat16 outputs have static shapes.
             bits[output.name] = np.zeros(output.shape, np.uint16)
-            binding.bind_ortvalue_output(output.name, _ort_value(bits[output.name].view(BFLOAT16)))
+            binding.bind_ortvalue_output(output.name, ort_value(bits[output.name].view(BFLOAT16)))
         else:
             binding.bind_output(output.name)
     session.run_with_iobinding(binding)
@@ -106,7 +106,8 @@ def dtype_of(model: onnx.ModelProto, name: str) -> np.dtype:
     raise KeyError(name)
 
 
-def _ort_value(array: np.ndarray) -> onnxruntime.OrtValue:
+def ort_value(array: np.ndarray) -> onnxruntime.OrtValue:
+    """A value over the memory of `array`, which must be in C order; bfloat16 too."""
     array = np.asarray(array, order="C")
     if array.dtype == BFLOAT16:
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(

@@ -9,7 +9,7 @@ import pytest
 
 import onnxloss
 from tests.cases import DTYPES
-from tests.runtime import run_model
+from tests.runtime import make_session, run_model, run_session
 
 # Tiles of few classes, one block of a long row, several blocks, blocks that are read again.
 SHAPES = ((4096, 10), (2048, 95), (512, 1000), (64, 5000), (4, 70001))
@@ -60,3 +60,35 @@ def test_narrow_results_keep_the_contract(shape: tuple[int, int], dtype: str) ->
     result, truth = run_random_rows(shape, dtype)
     for name, values in truth.items():
         assert ulp_errors(result[name], values).max() <= NARROW_ULP, name
+
+
+@pytest.mark.parametrize("library", [False, True], ids=["function body", "library"])
+@pytest.mark.parametrize("shape", [(67, 37), (5, 3000)], ids=str)
+def test_an_offset_of_1e8_costs_nothing(shape: tuple[int, int], library: bool) -> None:
+    """At 2^27 float32 has steps of 16: the logits move by it and stay exact."""
+    rng = np.random.default_rng(8)
+    logits = (16 * rng.integers(-3, 2, shape)).astype(np.float32)
+    feeds = {"labels": rng.integers(0, shape[1], shape[0]), "dloss": np.ones((), np.float32)}
+    config = onnxloss.LossConfig("SoftmaxCrossEntropyLoss", {"reduction": "sum"})
+    model = onnxloss.export(config, logits=shape, gradient=True)
+    session = make_session(model, library=library)
+    plain, moved = (
+        run_session(session, {**feeds, "logits": logits + np.float32(offset)})
+        for offset in (0, 2**27)
+    )
+    for name, values in plain.items():
+        np.testing.assert_array_equal(values, moved[name])
+
+
+@pytest.mark.parametrize("library", [False, True], ids=["function body", "library"])
+@pytest.mark.parametrize("shape", [(4096, 2), (4096, 200)], ids=str)
+def test_a_float16_mean_does_not_overflow(shape: tuple[int, int], library: bool) -> None:
+    """Of losses whose sum is twice the greatest float16."""
+    logits = np.zeros(shape, np.float16)
+    logits[:, 0] = 32
+    model = onnxloss.export(
+        onnxloss.LossConfig("SoftmaxCrossEntropyLoss"), logits=shape, dtype="float16"
+    )
+    feeds = {"logits": logits, "labels": np.ones(shape[0], np.int64)}
+    assert 32 * shape[0] > 2 * float(np.finfo(np.float16).max)
+    assert run_model(model, feeds, library=library)["loss"] == 32

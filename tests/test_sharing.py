@@ -68,9 +68,7 @@ def test_buffers_may_lie_anywhere(shape: tuple[int, int], offset: int) -> None:
         view[...] = array
         pointer = {"shape": array.shape, "buffer_ptr": view.ctypes.data}
         place = {"device_type": "cpu", "device_id": 0, "element_type": array.dtype.type}
-        (binding.bind_output if name == "dlogits" else binding.bind_input)(
-            name, **place, **pointer
-        )
+        (binding.bind_output if name == "dlogits" else binding.bind_input)(name, **place, **pointer)
     binding.bind_output("loss")
     session.run_with_iobinding(binding)
     found = memory["dlogits"]

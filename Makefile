@@ -23,7 +23,9 @@ export ONNXLOSS_ORT_TRAINING_PYTHON
 
 # Each framework has an environment of its own: they disagree about their dependencies.
 FRAMEWORKS := torch paddle tf
-SANITIZERS := none address,undefined thread
+SANITIZERS := none address thread
+SANITIZE_address := address,undefined
+SANITIZE_thread := thread
 ONNXLOSS_EXAMPLES ?= 2000
 export ONNXLOSS_EXAMPLES
 
@@ -36,8 +38,8 @@ help:
 	@echo "             compare with PyTorch, Paddle and TensorFlow: 2000 configurations each, or"
 	@echo "             ONNXLOSS_EXAMPLES=...; or one of them: make test-torch test-paddle test-tf"
 	@echo "make test-sanitizers"
-	@echo "             C++ tests of the kernels: as they are, with AddressSanitizer and"
-	@echo "             UndefinedBehaviorSanitizer, with ThreadSanitizer"
+	@echo "             C++ tests of the kernels, and with AddressSanitizer, UndefinedBehavior-"
+	@echo "             Sanitizer and ThreadSanitizer; the fuzz with AddressSanitizer"
 	@echo "make setup   what demo and test need: environments, build, install"
 	@echo "make bench   time the losses; writes docs/benchmarks.md"
 	@echo "make docs    write docs/operators.md and docs/differences.md"
@@ -58,16 +60,21 @@ $(FRAMEWORKS:%=test-%): test-%: .venv-%/.installed
 	@echo "Comparing with $* in $(ONNXLOSS_EXAMPLES) configurations"
 	@.venv-$*/bin/python -m pytest --quiet tests/frameworks/test_$*.py tests/frameworks/test_$*_*.py
 
-# As they are too: a sanitizer keeps the compiler from vectorising.
-test-sanitizers: $(SANITIZERS:%=test-sanitizer-%)
+test-sanitizers: $(SANITIZERS:%=test-sanitizer-%) $(VENV)/.installed
+	@echo "The fuzz and the hostile models, on the library with AddressSanitizer"
+	@LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 ONNXLOSS_TEST_LIBRARY=build/sanitizer-address/libonnxloss.so \
+	  $(BIN)/python -m pytest --quiet tests/test_fuzz.py tests/test_hostile_models.py
 
+# Without one too: a sanitizer keeps the compiler from vectorising.
 $(SANITIZERS:%=test-sanitizer-%): test-sanitizer-%:
 	@echo "C++ tests, sanitizer: $*"
 	@cmake -S . -B build/sanitizer-$* -DCMAKE_BUILD_TYPE=Release -DONNXLOSS_TESTS=ON \
-	  -DONNXLOSS_SANITIZE=$(filter-out none,$*) >/dev/null
+	  -DCMAKE_CXX_COMPILER=$(CXX) -DONNXLOSS_SANITIZE=$(SANITIZE_$*) >/dev/null
 	@cmake --build build/sanitizer-$* --parallel $$(nproc) >/dev/null
-	@cd build/sanitizer-$* && ctest --output-on-failure --quiet --output-log ctest.log || \
-	  { cat ctest.log; exit 1; }
+	@ctest --test-dir build/sanitizer-$* --output-on-failure >build/sanitizer-$*/ctest.log || \
+	  { cat build/sanitizer-$*/ctest.log; exit 1; }
+	@grep "tests passed" build/sanitizer-$*/ctest.log
 
 setup: $(VENV)/.installed $(ORT_TRAINING_READY)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 import ml_dtypes
@@ -14,6 +15,9 @@ import onnxloss
 
 WAYS = ("function body", "library", "inlined")
 """How one exported loss is run; every test of numbers runs all of them."""
+
+OTHER_LIBRARY = os.environ.get("ONNXLOSS_TEST_LIBRARY")
+"""Another build of the library to test in the place of the installed one, as with a sanitizer."""
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 RUNTIME_ERRORS = (
@@ -44,7 +48,11 @@ def make_session(
     options.intra_op_num_threads = threads
     # An expected error is asserted from the exception; the log line beside it is noise.
     options.log_severity_level = 4
-    if library:
+    if library and OTHER_LIBRARY:
+        options.register_custom_ops_library(OTHER_LIBRARY)
+        # Buffers of their own let a sanitizer see where one ends.
+        options.enable_cpu_mem_arena = False
+    elif library:
         onnxloss.register(options)
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -216,7 +216,6 @@ def test_kernel_and_function_body_agree(chunk: int) -> None:
     assert set(outcomes) <= NAMES
     assert outcomes.total() == OPERATORS * INPUTS
     assert outcomes[AGREE] > OPERATORS * INPUTS / 2
-    print(dict(outcomes))
 
 
 def test_every_dtype_has_its_turn() -> None:

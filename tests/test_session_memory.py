@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MEGABYTE = 1 << 20
-# For 640 sessions and 6400 registrations. A library that is loaded anew each time leaves 5 kB behind
-# with each registration, 30 MB in all; 1 MB more or less is chance.
+# For 640 sessions and 6400 registrations: a library that is loaded anew each time leaves 60 MB
+# behind. 1 MB more or less is chance.
 CHURN_BOUND = 4 * MEGABYTE
 
 pytestmark = pytest.mark.skipif(

@@ -231,7 +231,11 @@ def _make_wrong(operator: Operator, arrays: Arrays, rng: np.random.Generator) ->
     array = arrays[name]
     if array.dtype.kind == "i" and array.size and rng.random() < 0.5:
         size = operator.dtype_of(name)
-        fitting = [v for v in _WILD_LABELS if np.iinfo(size).min <= v <= np.iinfo(size).max]
+        axis = operator.attributes.get("axis", 1)
+        rank = arrays["logits"].ndim
+        classes = arrays["logits"].shape[axis] if -rank <= axis < rank else 0
+        wild = (*_WILD_LABELS, classes)
+        fitting = [v for v in wild if np.iinfo(size).min <= v <= np.iinfo(size).max]
         value = fitting[rng.integers(len(fitting))]
         if value == operator.attributes.get("ignore_index") and value != NO_IGNORED_LABEL:
             return ""

@@ -24,13 +24,16 @@ from onnxloss.onnxscript_defs import DOMAIN, OPSET_VERSION
 from tests.cases import DTYPES
 from tests.fuzz_inputs import Arrays, Operator, random_feed, random_operator
 from tests.models import OPSET, element_type, input_names
-from tests.runtime import BFLOAT16, RUNTIME_ERRORS, make_session
+from tests.runtime import BFLOAT16, OTHER_LIBRARY, RUNTIME_ERRORS, make_session
 from tests.tolerance import KERNEL_OWN_BOUND, eps
 
 CHUNKS = 24
 OPERATORS = 9
 INPUTS = 100
 assert CHUNKS * OPERATORS * INPUTS >= 20000
+
+# The loops of a sanitizer's build are no vector loops: they add a row's terms one by one.
+SLACK = 8.0 if OTHER_LIBRARY else 1.0
 
 AGREE = "both agree"
 REFUSE = "both refuse"
@@ -146,7 +149,8 @@ def agrees(kernel: np.ndarray, body: np.ndarray, dtype: np.dtype, factor: float)
     with np.errstate(invalid="ignore", over="ignore"):
         rounded = body.astype(dtype).astype(np.float64)
         body = np.where(np.isfinite(rounded), body, rounded)
-        allowed = KERNEL_OWN_BOUND[dtype.name] * eps(dtype) * np.maximum(factor, np.abs(body))
+        unit = KERNEL_OWN_BOUND[dtype.name] * eps(dtype) * SLACK
+        allowed = unit * np.maximum(factor, np.abs(body))
         near = np.abs(kernel - body) <= allowed
     same = (kernel == body) | (np.isnan(kernel) & np.isnan(body))
     return same | (near & np.isfinite(kernel) & np.isfinite(body))

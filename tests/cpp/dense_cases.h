@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: MIT
+// The problems that the test of the dense kernels draws: shapes, options and numbers.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "naive_loss.h"
+#include "test_support.h"
+
+namespace onnxloss::tests {
+
+struct View {
+  int64_t outer;
+  int64_t classes;
+  int64_t inner;
+};
+
+constexpr View kViews[] = {
+    {0, 5, 1},     {3, 5, 0},     {0, 0, 1},                    // nothing
+    {1, 1, 1},     {70, 1, 1},    {2, 1, 37},                   // one class
+    {1, 2, 1},     {5, 3, 1},     {63, 3, 1},    {64, 7, 1},    // tiles, whole and not
+    {65, 16, 1},   {129, 17, 1},  {130, 33, 1},                 // vector widths and one more
+    {66, 190, 1},  {65, 191, 1},  {9, 192, 1},   {9, 193, 1},   // kSmallestLongRow
+    {3, 207, 1},   {3, 255, 1},   {3, 256, 1},   {3, 257, 1},   // kTileClasses
+    {2, 2047, 1},  {2, 2048, 1},  {2, 2049, 1},  {3, 4096, 1},  // blocks of a row
+    {2, 4097, 1},  {1, 6143, 1},  {1, 8191, 1},                 // rows that are read again
+    {3, 5, 2},     {2, 4, 63},    {2, 21, 65},   {5, 3, 7},     // the axis inside
+    {1, 257, 3},   {2, 300, 5},   {1, 513, 66},                 // parts of a tile
+    {1025, 33, 1}, {2, 11, 1500}, {2100, 16, 1},                // several tasks
+};
+constexpr ElementType kTypes[] = {ElementType::kFloat16, ElementType::kBFloat16,
+                                  ElementType::kFloat32, ElementType::kFloat64};
+constexpr LabelKind kKinds[] = {LabelKind::kIndex32, LabelKind::kIndex64,
+                                LabelKind::kProbabilities};
+constexpr Place kPlaces[] = {Place::kAfterGuard, Place::kBeforeGuard, Place::kOffLine};
+// What a draw decides beside the numbers.
+struct Draw {
+  ElementType type;
+  LabelKind kind;
+  bool class_weights;
+  bool sample_weights;
+  bool dloss_per_position;
+  bool loss_per_position;
+  bool lse;
+  bool dlogits;
+  bool dlabels;
+  bool stream;
+  int threads;
+  Place place;
+};
+
+inline std::vector<double> Many(int64_t count, Random* random, int64_t low, int64_t high) {
+  std::vector<double> values(static_cast<size_t>(count));
+  for (double& value : values) value = random->Sixteenths(low, high);
+  return values;
+}
+
+inline void DrawLabels(const Draw& draw, Random* random, NaiveProblem* naive) {
+  if (draw.kind == LabelKind::kProbabilities) {
+    naive->probabilities = Many(static_cast<int64_t>(naive->logits.size()), random, 0, 16);
+    return;
+  }
+  const int64_t ignored[] = {kNoIgnoredLabel, -100, 0, naive->classes, 255};
+  naive->ignore_index = random->One(ignored);
+  for (int64_t i = 0; i < naive->positions(); ++i) {
+    const bool ignores = naive->ignore_index != kNoIgnoredLabel && random->OneIn(3);
+    naive->indices.push_back(ignores ? naive->ignore_index : random->Below(naive->classes));
+  }
+  const int64_t wild[] = {naive->classes, -1, INT32_MIN, INT32_MAX, 1 << 20};
+  constexpr int64_t kWilder[] = {INT64_MIN, INT64_MAX, int64_t{1} << 32, -(int64_t{1} << 40)};
+  if (naive->indices.empty() || !random->OneIn(6)) return;
+  const size_t place = static_cast<size_t>(random->Below(naive->positions()));
+  naive->indices[place] = draw.kind == LabelKind::kIndex64 && random->OneIn(2)
+                              ? random->One(kWilder)
+                              : random->One(wild);
+}
+
+inline void DrawWildLogits(Random* random, NaiveProblem* naive) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  constexpr double kWild[] = {-kInfinity, kInfinity, std::numeric_limits<double>::quiet_NaN(), 4096,
+                              -4096};
+  const int64_t count = static_cast<int64_t>(naive->logits.size());
+  for (int64_t i = 0; i < count && random->OneIn(2); i += 1 + count / 8) {
+    naive->logits[static_cast<size_t>(i + random->Below(count - i))] = random->One(kWild);
+  }
+  if (!random->OneIn(3) || count == 0) return;
+  const int64_t masked = random->Below(naive->positions());
+  for (int64_t c = 0; c < naive->classes; ++c) naive->logits[naive->at(masked, c)] = -kInfinity;
+}
+
+inline NaiveProblem MakeNaive(const Draw& draw, const View& view, Random* random) {
+  NaiveProblem naive;
+  naive.outer = view.outer;
+  naive.classes = view.classes;
+  naive.inner = view.inner;
+  const int64_t count = view.outer * view.classes * view.inner;
+  naive.from_logits = !random->OneIn(6);
+  naive.logits = naive.from_logits ? Many(count, random, -128, 128) : Many(count, random, 1, 16);
+  if (naive.from_logits && random->OneIn(4)) DrawWildLogits(random, &naive);
+  constexpr double kSmoothings[] = {0, 0, 0.125, 1};
+  naive.label_smoothing = random->One(kSmoothings);
+  naive.z_loss = random->OneIn(4) ? 0.0078125 : 0;
+  naive.softcap = random->OneIn(4) ? 5 : 0;
+  DrawLabels(draw, random, &naive);
+  const bool hard = draw.kind != LabelKind::kProbabilities;
+  constexpr MeanOver kHardMeans[] = {MeanOver::kWeights, MeanOver::kPositions, MeanOver::kValid,
+                                     MeanOver::kNonzero};
+  constexpr MeanOver kSoftMeans[] = {MeanOver::kWeights, MeanOver::kPositions, MeanOver::kNonzero};
+  naive.mean_over = hard ? random->One(kHardMeans) : random->One(kSoftMeans);
+  naive.class_weights_positions = random->OneIn(4);
+  naive.class_weights = draw.class_weights
+                            ? Many(view.classes, random, 0, 32)
+                            : std::vector<double>(static_cast<size_t>(view.classes), 1);
+  naive.sample_weights = Many(naive.positions(), random, 0, 32);
+  if (!draw.sample_weights) std::fill(naive.sample_weights.begin(), naive.sample_weights.end(), 1);
+  naive.dloss = Many(naive.positions(), random, 4, 32);
+  if (!draw.dloss_per_position) std::fill(naive.dloss.begin(), naive.dloss.end(), 1.5);
+  return naive;
+}
+
+inline Draw MakeDraw(ElementType type, LabelKind kind, Random* random) {
+  return {type,
+          kind,
+          random->OneIn(2),
+          random->OneIn(3),
+          random->OneIn(2),
+          random->OneIn(2),
+          random->OneIn(2),
+          !random->OneIn(3),
+          random->OneIn(2),
+          random->OneIn(2),
+          random->OneIn(2) ? 1 : 3,
+          random->One(kPlaces)};
+}
+
+}  // namespace onnxloss::tests

@@ -29,10 +29,12 @@ SANITIZE_thread := thread
 ONNXLOSS_EXAMPLES ?= 2000
 export ONNXLOSS_EXAMPLES
 
-.PHONY: help demo test test-frameworks test-sanitizers $(FRAMEWORKS:%=test-%) setup bench docs models lint format clean
+.PHONY: help demo examples test test-frameworks test-sanitizers $(FRAMEWORKS:%=test-%) setup bench bench-training docs models lint format clean
 
 help:
 	@echo "make demo    train a digits classifier in ONNX Runtime from a PyTorch loss configuration"
+	@echo "make examples"
+	@echo "             run the other scripts of examples/"
 	@echo "make test    run the test suite"
 	@echo "make test-frameworks"
 	@echo "             compare with PyTorch, Paddle and TensorFlow: 2000 configurations each, or"
@@ -42,6 +44,8 @@ help:
 	@echo "             Sanitizer and ThreadSanitizer; the fuzz with AddressSanitizer"
 	@echo "make setup   what demo and test need: environments, build, install"
 	@echo "make bench   time the losses; writes docs/benchmarks.md"
+	@echo "make bench-training"
+	@echo "             time training steps against PyTorch; writes docs/benchmarks_training.md"
 	@echo "make docs    write docs/operators.md and docs/differences.md"
 	@echo "make models  write the models of models/"
 	@echo "make lint    check style, types and formats"
@@ -50,6 +54,9 @@ help:
 
 demo: $(VENV)/.installed
 	@$(BIN)/python examples/digits.py
+
+examples: $(VENV)/.installed
+	@$(BIN)/python examples/own_forward_model.py
 
 test: $(VENV)/.installed $(ORT_TRAINING_READY)
 	@$(BIN)/python -m pytest
@@ -80,6 +87,9 @@ setup: $(VENV)/.installed $(ORT_TRAINING_READY)
 
 bench: $(VENV)/.installed
 	@$(BIN)/python -m bench.bench_losses --threads 1 2 --markdown docs/benchmarks.md
+
+bench-training: .venv-torch/.installed
+	@.venv-torch/bin/python -m bench.bench_training --markdown docs/benchmarks_training.md
 
 docs: $(VENV)/.installed
 	@$(BIN)/python -m docs.generate

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import bench_losses
+from bench import bench_losses, bench_training
 
 
 @pytest.mark.parametrize("dtype", bench_losses.DTYPES)
@@ -34,3 +34,20 @@ def test_it_refuses_to_time_a_wrong_gradient() -> None:
     wrong = dataclasses.replace(problem, dlogits=problem.dlogits * np.float32(1.001))
     with pytest.raises(SystemExit, match=r"error of dlogits is 1\.0e-03; expected at most"):
         bench_losses.measure(wrong, 1)
+
+
+def test_it_times_training_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "training.md"
+    bench_training.main(["--vocabulary", "50", "--rounds", "1", "--markdown", str(target)])
+    for text in (capsys.readouterr().out, target.read_text()):
+        assert len(re.findall(r"^## (Digits|Transformer), .*, 1 thread$", text, re.M)) == 2
+        for way in ("Trainer.step", "session.run"):
+            assert len(re.findall(rf"^\| {way} \| \d+\.\d+ \|", text, re.M)) == 2
+        assert len(re.findall(r"^Trainer.step takes [+-]\d+ us more", text, re.M)) == 2
+
+
+def test_it_refuses_to_time_another_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits, _ = bench_training.problems(vocabulary=50, rounds=1)
+    monkeypatch.setattr(bench_training, "_session", lambda *_: lambda batch: 0.0)
+    with pytest.raises(SystemExit, match="expected them equal to 1e-03"):
+        bench_training.measure(digits, 1)

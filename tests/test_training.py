@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,10 +21,14 @@ ROOT = Path(__file__).parent.parent
 STEPS = 60
 LEARNING_RATE = 0.02
 RATE = np.array(LEARNING_RATE, np.float32)
-# One optimizer of each form: no state but the parameters; one moment; two moments and a counter.
+# One optimizer of each form: no state but the parameters; one moment; more and a counter.
 OPTIMIZERS = [
     ("sgd", {}),
     ("sgd", {"momentum": 0.9, "weight_decay": 0.1}),
+    ("sgd", {"momentum": 0.9, "dampening": 0.4}),
+    ("sgd", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    ("adam", {"weight_decay": 0.1}),
+    ("adam", {"amsgrad": True, "betas": (0.5, 0.6)}),
     ("adamw", {}),
     ("adamw", {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.0}),
 ]
@@ -61,20 +66,33 @@ def loss_and_gradients(p: Arrays, x: np.ndarray, labels: np.ndarray) -> tuple[fl
     }
 
 
-def numpy_sgd(momentum: float = 0.0, weight_decay: float = 0.0) -> Callable[[Arrays, Arrays], None]:
+def numpy_sgd(
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+) -> Callable[[Arrays, Arrays], None]:
     buffers: Arrays = {}
 
     def update(p: Arrays, gradients: Arrays) -> None:
         for name, gradient in gradients.items():
             g = gradient + weight_decay * p[name]
-            buffers[name] = momentum * buffers.get(name, 0) + g
-            p[name] = p[name] - LEARNING_RATE * buffers[name]
+            if name in buffers:
+                buffers[name] = momentum * buffers[name] + (1 - dampening) * g
+            else:
+                buffers[name] = g
+            direction = g + momentum * buffers[name] if nesterov else buffers[name]
+            p[name] = p[name] - LEARNING_RATE * direction
 
     return update
 
 
-def numpy_adamw(
-    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.01
+def numpy_adam(
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    amsgrad: bool = False,
+    decoupled: bool = False,
 ) -> Callable[[Arrays, Arrays], None]:
     state: Arrays = {}
     count = 0
@@ -82,24 +100,31 @@ def numpy_adamw(
     def update(p: Arrays, gradients: Arrays) -> None:
         nonlocal count
         count += 1
-        for name, g in gradients.items():
-            m, v = state.get(name, (0, 0))
+        for name, gradient in gradients.items():
+            decay = weight_decay * p[name]
+            g = gradient if decoupled else gradient + decay
+            m, v, largest = state.get(name, (0, 0, 0))
             m = betas[0] * m + (1 - betas[0]) * g
             v = betas[1] * v + (1 - betas[1]) * g**2
-            state[name] = m, v
+            largest = np.maximum(largest, v)
+            state[name] = m, v, largest
             m_hat = m / (1 - betas[0] ** count)
-            v_hat = v / (1 - betas[1] ** count)
-            p[name] = p[name] * (1 - LEARNING_RATE * weight_decay)
-            p[name] = p[name] - LEARNING_RATE * m_hat / (np.sqrt(v_hat) + eps)
+            v_hat = (largest if amsgrad else v) / (1 - betas[1] ** count)
+            change = m_hat / (np.sqrt(v_hat) + eps) + (decay if decoupled else 0)
+            p[name] = p[name] - LEARNING_RATE * change
 
     return update
+
+
+numpy_adamw = functools.partial(numpy_adam, weight_decay=0.01, decoupled=True)
+NUMPY = {"sgd": numpy_sgd, "adam": numpy_adam, "adamw": numpy_adamw}
 
 
 def numpy_training(
     forward: onnx.ModelProto, optimizer: str, settings: dict
 ) -> tuple[list[float], Arrays]:
     p = {name: array.astype(np.float64) for name, array in parameters_of(forward).items()}
-    update = {"sgd": numpy_sgd, "adamw": numpy_adamw}[optimizer](**settings)
+    update = NUMPY[optimizer](**settings)
     losses = []
     for x, labels in batches():
         loss, gradients = loss_and_gradients(p, x.astype(np.float64), labels)

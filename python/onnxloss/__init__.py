@@ -14,18 +14,20 @@ from .from_tf import from_tf
 from .from_torch import from_torch
 from .library import library_path, register
 from .schema import register_schemas
-from .training import training_step
+from .training import Trainer, initial_state, training_step
 
 __version__ = version("onnxloss")
 __all__ = [
     "LossConfig",
     "LossError",
+    "Trainer",
     "append_to",
     "export",
     "from_onnx",
     "from_paddle",
     "from_tf",
     "from_torch",
+    "initial_state",
     "library_path",
     "register",
     "training_step",

@@ -17,7 +17,7 @@ import onnx
 from google.protobuf.message import EncodeError
 
 from . import __version__
-from .cli_options import HYPERPARAMETERS, make_parser, one_line
+from .cli_options import HYPERPARAMETERS, STEP_SETTINGS, make_parser, one_line
 from .config import LossConfig
 from .errors import LossError, expected
 from .export import append_to, export
@@ -101,7 +101,8 @@ def _train_step(options: argparse.Namespace) -> None:
         _load(options.model),
         _config(options),
         optimizer=options.optimizer,
-        **_given(options, ("logits", "labels", "label_dtype", "parameters", *HYPERPARAMETERS)),
+        **_given(options, ("logits", "labels", "label_dtype", "parameters")),
+        **_given(options, (*HYPERPARAMETERS, *STEP_SETTINGS)),
     )
     _save(model, options)
 

@@ -17,7 +17,8 @@ from .training.optimizers import OPTIMIZERS
 USAGE = 2
 """The exit code for a command line that cannot be read."""
 
-HYPERPARAMETERS = ("momentum", "weight_decay", "betas", "eps")
+HYPERPARAMETERS = ("momentum", "dampening", "nesterov", "weight_decay", "betas", "eps", "amsgrad")
+STEP_SETTINGS = ("frozen", "max_norm", "accumulation_steps", "loss_scale", "growth_interval")
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -126,14 +127,31 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help="the initializers to train; by default every float one",
     )
+    group.add_argument(
+        "--frozen",
+        type=lambda text: text.split(","),
+        metavar="NAMES",
+        default=argparse.SUPPRESS,
+        help="initializers to leave as they are",
+    )
     for name in HYPERPARAMETERS:
-        pair = name == "betas"
+        kinds = [key for key, kind in OPTIMIZERS.items() if hasattr(kind, name)]
+        form: dict[str, Any] = {"type": float, "metavar": "NUMBER"}
+        if name in ("nesterov", "amsgrad"):
+            form = {"action": "store_true"}
+        elif name == "betas":
+            form = {"type": _numbers, "metavar": "NUMBER,NUMBER"}
         group.add_argument(
-            _option(name),
-            type=_numbers if pair else float,
-            metavar="NUMBER,NUMBER" if pair else "NUMBER",
-            default=argparse.SUPPRESS,
-            help=f"of {_or(key for key, kind in OPTIMIZERS.items() if hasattr(kind, name))}",
+            _option(name), default=argparse.SUPPRESS, help=f"of {_or(kinds)}", **form
+        )
+    for name, kind, text in (
+        ("max_norm", float, "clip the gradients to this global norm"),
+        ("accumulation_steps", int, "how many steps make one update (1)"),
+        ("loss_scale", float, "the first loss scale, for gradients in 16 bits"),
+        ("growth_interval", int, "updates without an overflow that double the loss scale (2000)"),
+    ):
+        group.add_argument(
+            _option(name), type=kind, metavar="NUMBER", default=argparse.SUPPRESS, help=text
         )
 
     command = _command(

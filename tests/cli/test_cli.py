@@ -119,6 +119,26 @@ def test_train_step_takes_its_options(forward: Path) -> None:
     assert onnx.load("step.onnx") == expected
 
 
+def test_train_step_takes_what_comes_before_the_optimizer(forward: Path) -> None:
+    arguments = ["train-step", str(forward), *CROSS_ENTROPY, "--logits", "scores"]
+    sgd = ["--momentum", "0.9", "--nesterov", "--max-norm", "1", "--accumulation-steps", "4"]
+    scale = ["--loss-scale", "1024", "--growth-interval", "10"]
+    assert main([*arguments, *sgd, *scale, "-o", "step.onnx"]) == 0
+    config = onnxloss.from_torch("torch.nn.CrossEntropyLoss")
+    expected = onnxloss.training_step(
+        onnx.load(forward),
+        config,
+        logits="scores",
+        momentum=0.9,
+        nesterov=True,
+        max_norm=1.0,
+        accumulation_steps=4,
+        loss_scale=1024.0,
+        growth_interval=10,
+    )
+    assert onnx.load("step.onnx") == expected
+
+
 def test_info_names_losses_settings_bodies_and_library(
     forward: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

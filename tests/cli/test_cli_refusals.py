@@ -103,7 +103,8 @@ def test_a_model_without_the_named_output_is_refused(
 
 
 @pytest.mark.parametrize(
-    "options", [["--optimizer", "adam"], ["--optimizer", "sgd", "--eps", "1"], ["--momentum", "-1"]]
+    "options",
+    [["--optimizer", "adamv"], ["--optimizer", "sgd", "--eps", "1"], ["--momentum", "-1"]],
 )
 def test_a_misspelt_optimizer_is_refused(
     options: list[str], forward: Path, capsys: pytest.CaptureFixture[str]

@@ -3,8 +3,17 @@
 
 from __future__ import annotations
 
+from . import schedules
 from .loop import TrainingLoop
 from .state import initial_state, trained_model
 from .step import training_step
+from .trainer import Trainer
 
-__all__ = ["TrainingLoop", "initial_state", "trained_model", "training_step"]
+__all__ = [
+    "Trainer",
+    "TrainingLoop",
+    "initial_state",
+    "schedules",
+    "trained_model",
+    "training_step",
+]

@@ -10,15 +10,12 @@ import numpy as np
 
 from ..errors import expected
 from .step import LOSS, new_name
+from .values import NUMPY_TYPES, Value, bind_array
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession, IOBinding, OrtValue
+    from onnxruntime import InferenceSession, IOBinding
 
-_LOSS_DTYPES = {
-    "tensor(float16)": np.float16,
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-}
+_FLOATS = [name for name in NUMPY_TYPES if "int" not in name]
 
 
 class TrainingLoop:
@@ -39,15 +36,16 @@ class TrainingLoop:
         names = [name for name in inputs if new_name(name) in types]
         if set(names) != set(state):
             raise expected("TrainingLoop", "state", list(state), f"the step's state, {names}")
-        if types.get(LOSS) not in _LOSS_DTYPES:
-            allowed = "tensor(float16), tensor(float) or tensor(double)"
-            raise expected("TrainingLoop", "type of the loss", types.get(LOSS), allowed)
+        if types.get(LOSS) not in _FLOATS:
+            raise expected(
+                "TrainingLoop", "type of the loss", types.get(LOSS), " or ".join(_FLOATS)
+            )
         self._session = session
         self._fed = frozenset(inputs) - frozenset(names)
-        self._loss = _ort_value(np.zeros((), _LOSS_DTYPES[types[LOSS]]))
-        self._state, self._spare = ({name: _ort_value(state[name]) for name in names} for _ in "ab")
-        self._binding = self._bind(self._state, self._spare)
-        self._spare_binding = self._bind(self._spare, self._state)
+        self._loss = Value(np.zeros((), NUMPY_TYPES[types[LOSS]]))
+        self._values, self._spare = ({name: Value(state[name]) for name in names} for _ in "ab")
+        self._binding = self._bind(self._values, self._spare)
+        self._spare_binding = self._bind(self._spare, self._values)
 
     def step(self, feeds: Mapping[str, np.ndarray]) -> float:
         """Runs one step; returns the loss before its update.
@@ -64,28 +62,29 @@ class TrainingLoop:
         # The binding reads the arrays' memory: copies that order="C" makes live until it has run.
         arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
         for name, array in arrays.items():
-            self._binding.bind_cpu_input(name, array)
+            bind_array(self._binding, name, array)
         self._session.run_with_iobinding(self._binding)
-        self._state, self._spare = self._spare, self._state
-        self._binding, self._spare_binding = self._spare_binding, self._binding
+        # At one stroke: a Ctrl-C comes before or after it.
+        self._values, self._spare, self._binding, self._spare_binding = (
+            *(self._spare, self._values),
+            *(self._spare_binding, self._binding),
+        )
         return float(self._loss.numpy())
+
+    @property
+    def values(self) -> Mapping[str, Value]:
+        """The state, in the buffers that the next step reads."""
+        return self._values
 
     @property
     def state(self) -> dict[str, np.ndarray]:
         """A copy of the state."""
-        return {name: value.numpy().copy() for name, value in self._state.items()}
+        return {name: value.numpy().copy() for name, value in self._values.items()}
 
-    def _bind(self, read: Mapping[str, OrtValue], written: Mapping[str, OrtValue]) -> IOBinding:
+    def _bind(self, read: Mapping[str, Value], written: Mapping[str, Value]) -> IOBinding:
         binding = self._session.io_binding()
-        binding.bind_ortvalue_output(LOSS, self._loss)
+        binding.bind_ortvalue_output(LOSS, self._loss.ort)
         for name in read:
-            binding.bind_ortvalue_input(name, read[name])
-            binding.bind_ortvalue_output(new_name(name), written[name])
+            binding.bind_ortvalue_input(name, read[name].ort)
+            binding.bind_ortvalue_output(new_name(name), written[name].ort)
         return binding
-
-
-def _ort_value(array: np.ndarray) -> OrtValue:
-    import onnxruntime
-
-    # The value may share the array's memory, and a step writes into it.
-    return onnxruntime.OrtValue.ortvalue_from_numpy(np.array(array))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -13,23 +13,34 @@ from onnx import helper, numpy_helper
 from onnx_ir.passes import common
 from onnxscript import optimizer
 from onnxscript.rewriter import RewriteRuleSet, rewrite
-from onnxscript.rewriter.rules import common as rules
+from onnxscript.rewriter.rules import common as simplify
 
 from ..errors import LossError
 from ..writer import free_name, subgraphs, value_names
+from . import convolutions, rules  # noqa: F401 (they register their rules)
+from .adjoints import Tape, installed
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
 
 # Rules with a tolerance are left out: they take the epsilon of a normalisation for 0.
 _SIMPLIFICATIONS = RewriteRuleSet(
     [
-        rules.no_op_expand_rule,
-        rules.no_op_transpose_rule,
-        rules.transpose_transpose_rule,
-        rules.reshape_reshape_rule,
-        rules.unsqueeze_unsqueeze_rule,
+        simplify.no_op_expand_rule,
+        simplify.no_op_transpose_rule,
+        simplify.transpose_transpose_rule,
+        simplify.reshape_reshape_rule,
+        simplify.unsqueeze_unsqueeze_rule,
     ]
 )
+
+
+class Reverse(Protocol):
+    """What adds gradients to a model, with the arguments and results of `with_gradients`."""
+
+    def __call__(
+        self, model: onnx.ModelProto, *, output: str, seed: str, parameters: Sequence[str]
+    ) -> tuple[onnx.ModelProto, dict[str, str]]:
+        """The model with the gradients of its parameters."""
 
 
 def with_gradients(
@@ -50,35 +61,42 @@ def with_gradients(
         LossError: onnx-ad is missing or cannot differentiate the model, or a parameter has no
             influence on the output.
     """
-    reverse = _import_reverse()
+    onnx_ad = _import_onnx_ad()
     _refuse_foreign_operators(model.graph, output, parameters)
+    # Exporters leave sequences and shapes that are constants: neither has a derivative.
+    model = _simplified(model)
     taken = value_names(model.graph)
     prefix = "grad."
     while any(name.startswith(prefix) for name in taken):
         prefix = f"_{prefix}"
     try:
-        derived = reverse(
-            model, inputs=list(parameters), outputs=[output], prefix=prefix, layout="onnx"
-        )
+        expanded = onnx_ad.expand.expand_functions(model)
+        inferred = onnx.shape_inference.infer_shapes(expanded, data_prop=True)
+        tape = Tape(inferred, seed=(prefix + output, seed))
+        with installed(onnx_ad.rules.REVERSE, onnx_ad.rules.DERIVATIVE, tape):
+            derived = onnx_ad.reverse(
+                expanded, inputs=list(parameters), outputs=[output], prefix=prefix, layout="onnx"
+            )
     except Exception as error:
         raise LossError(
             f"training_step: onnx-ad cannot differentiate the model: {error}. Where it asks for a "
             "declared shape, fix the dynamic dimensions: onnx.tools.update_model_dims."
         ) from error
     _refuse_zero_gradients(derived.graph, prefix, parameters)
-    gradients = _close_seed_axis(derived.graph, prefix, output, seed, parameters)
+    gradients = _close_seed_axis(derived.graph, tape, prefix, output, seed, parameters)
     return _simplified(derived), gradients
 
 
-def _import_reverse() -> Any:
+def _import_onnx_ad() -> Any:
     try:
-        from onnx_ad import reverse
+        import onnx_ad.expand
+        import onnx_ad.rules
     except ImportError as error:
         raise LossError(
             "training_step: the onnx-ad package is missing; expected it for the reverse pass: "
             'pip install "onnxloss[train]".'
         ) from error
-    return reverse
+    return onnx_ad
 
 
 def _refuse_foreign_operators(
@@ -117,7 +135,12 @@ def _refuse_zero_gradients(graph: onnx.GraphProto, prefix: str, parameters: Iter
 
 
 def _close_seed_axis(
-    graph: onnx.GraphProto, prefix: str, output: str, seed: str, parameters: Iterable[str]
+    graph: onnx.GraphProto,
+    tape: Tape,
+    prefix: str,
+    output: str,
+    seed: str,
+    parameters: Iterable[str],
 ) -> dict[str, str]:
     """Seeds the adjoint with one direction, and takes the direction's axis off its results."""
     inputs = {value.name: value for value in graph.input}
@@ -132,7 +155,9 @@ def _close_seed_axis(
     graph.input.remove(inputs[prefix + output])
     for name in parameters:
         gradient = gradients[name] = free_name(f"{name}.grad", taken)
-        nodes.append(helper.make_node("Squeeze", [prefix + name, axis], [gradient]))
+        plain = _plain_sources(graph, tape, prefix + name)
+        kind = ("Sum" if plain[1:] else "Identity") if plain else "Squeeze"
+        nodes.append(helper.make_node(kind, plain or [prefix + name, axis], [gradient]))
         result = next(value for value in graph.output if value.name == prefix + name)
         result.CopyFrom(inputs[name])
         result.name = gradient
@@ -141,8 +166,18 @@ def _close_seed_axis(
     return gradients
 
 
+def _plain_sources(graph: onnx.GraphProto, tape: Tape, result: str) -> list[str]:
+    """The values without the seed axis that a gradient is the sum of; none where there are not."""
+    producers = {name: node for node in graph.node for name in node.output}
+    alias = producers[result]
+    expand = producers[alias.input[0]]
+    producer = producers[expand.input[0]]
+    parts = producer.input if producer.op_type == "Sum" else expand.input[:1]
+    return [tape.plain[name] for name in parts] if all(n in tape.plain for n in parts) else []
+
+
 def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without the nodes that a seed axis of length 1 makes needless."""
+    """The model without nodes on constants, or that a seed axis of length 1 makes needless."""
     functions = list(model.functions)
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     # The loss is as it should be, and folding it would only compute on its constants.

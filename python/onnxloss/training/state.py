@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from ..dtypes import name_of
 from ..errors import LossError, expected
 from .optimizers import MOMENTS, STEP
-from .step import METADATA_KEY, new_name
+from .parameters import with_inference_mode
+from .step import METADATA_KEY, metadata, new_name
+from .update import GRADIENT_SUM, GROWTH_TRACKER, LOSS_SCALE, MICRO_STEP
 
 
 def state_names(step: onnx.ModelProto) -> list[str]:
@@ -23,7 +25,7 @@ def state_names(step: onnx.ModelProto) -> list[str]:
 
 
 def initial_state(step: onnx.ModelProto, forward: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """The state before the first step: the forward model's parameters, and zeros.
+    """The state before the first step: the forward model's parameters and buffers, and zeros.
 
     Args:
         step: The model that `training_step` made.
@@ -32,29 +34,35 @@ def initial_state(step: onnx.ModelProto, forward: onnx.ModelProto) -> dict[str, 
     Raises:
         LossError: `step` is no training step, or `forward` lacks one of its parameters.
     """
-    metadata = {entry.key: entry.value for entry in step.metadata_props}
-    if METADATA_KEY not in metadata:
+    entries = metadata(step)
+    if METADATA_KEY not in entries:
         raise LossError("initial_state: step is another model; expected one of training_step.")
-    parameters = json.loads(metadata[METADATA_KEY])["parameters"]
+    settings = json.loads(entries[METADATA_KEY])
     initializers = {tensor.name: tensor for tensor in forward.graph.initializer}
     inputs = {value.name: value.type.tensor_type for value in step.graph.input}
     state = {}
     for name in state_names(step):
         elem_type = inputs[name].elem_type
         shape = tuple(dim.dim_value for dim in inputs[name].shape.dim)
-        if name in parameters:
+        dtype = helper.tensor_dtype_to_np_dtype(elem_type)
+        if name in (*settings["parameters"], *settings["buffers"]):
             tensor = initializers.get(name)
             if tensor is None:
                 raise LossError(f'initial_state: the forward model has no initializer "{name}".')
-            _check("initial_state", tensor, elem_type, shape)
-            state[name] = numpy_helper.to_array(tensor).copy()
+            if elem_type != _master_type(tensor.data_type):
+                _check("initial_state", tensor, elem_type, shape)
+            _check("initial_state", tensor, tensor.data_type, shape)
+            state[name] = numpy_helper.to_array(tensor).astype(dtype)
         else:
-            state[name] = np.zeros(shape, helper.tensor_dtype_to_np_dtype(elem_type))
+            state[name] = np.full(shape, settings[name] if name == LOSS_SCALE else 0, dtype)
     return state
 
 
 def trained_model(forward: onnx.ModelProto, state: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """A copy of the forward model with the parameters of a state; moments are left out.
+    """A copy of the forward model with the parameters and buffers of a state, for inference.
+
+    Moments are left out. A BatchNormalization in training mode normalizes with its running
+    statistics from now on.
 
     Raises:
         LossError: The state does not fit the model.
@@ -63,19 +71,31 @@ def trained_model(forward: onnx.ModelProto, state: Mapping[str, np.ndarray]) -> 
     result.CopyFrom(forward)
     initializers = {tensor.name: tensor for tensor in result.graph.initializer}
     parameters = [name for name in state if name in initializers]
-    others = {STEP, *(f"{name}.{moment}" for name in parameters for moment in MOMENTS)}
+    kinds = (*MOMENTS, GRADIENT_SUM)
+    others = {STEP, MICRO_STEP, LOSS_SCALE, GROWTH_TRACKER}
+    others |= {f"{name}.{kind}" for name in parameters for kind in kinds}
     for name, array in state.items():
         if name not in initializers:
             if name not in others:
                 allowed = "an initializer of the forward model, or a moment of one"
                 raise expected("trained_model", "state", name, allowed)
             continue
-        tensor = numpy_helper.from_array(np.asarray(array), name)
         there = initializers[name]
+        tensor = numpy_helper.from_array(np.asarray(array), name)
+        if tensor.data_type == _master_type(there.data_type):
+            own = helper.tensor_dtype_to_np_dtype(there.data_type)
+            tensor = numpy_helper.from_array(np.asarray(array).astype(own), name)
         _check("trained_model", tensor, there.data_type, there.dims)
         there.CopyFrom(tensor)
+    with_inference_mode(result.graph)
     onnx.checker.check_model(result)
     return result
+
+
+def _master_type(elem_type: int) -> int:
+    """The type of the state of a parameter of this type."""
+    halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    return int(TensorProto.FLOAT) if elem_type in halves else elem_type
 
 
 def _check(where: str, tensor: onnx.TensorProto, elem_type: int, shape: Sequence[int]) -> None:

@@ -29,7 +29,7 @@ SANITIZE_thread := thread
 ONNXLOSS_EXAMPLES ?= 2000
 export ONNXLOSS_EXAMPLES
 
-.PHONY: help demo examples test test-frameworks test-sanitizers $(FRAMEWORKS:%=test-%) setup bench bench-training docs models lint format clean
+.PHONY: help demo examples test test-frameworks test-sanitizers $(FRAMEWORKS:%=test-%) setup bench bench-training docs models lint format clean bench-ort-training
 
 help:
 	@echo "make demo    train a digits classifier in ONNX Runtime from a PyTorch loss configuration"
@@ -46,6 +46,8 @@ help:
 	@echo "make bench   time the losses; writes docs/benchmarks.md"
 	@echo "make bench-training"
 	@echo "             time training steps against PyTorch; writes docs/benchmarks_training.md"
+	@echo "make bench-ort-training"
+	@echo "             time a step of onnxruntime-training with its own loss and with onnxloss's"
 	@echo "make docs    write docs/operators.md and docs/differences.md"
 	@echo "make models  write the models of models/"
 	@echo "make lint    check style, types and formats"
@@ -91,6 +93,9 @@ bench: $(VENV)/.installed
 bench-training: .venv-torch/.installed
 	@.venv-torch/bin/python -m bench.bench_training --markdown docs/benchmarks_training.md
 
+bench-ort-training: $(ORT_TRAINING)/.installed
+	@$(ORT_TRAINING)/bin/python -m bench.bench_ort_training
+
 docs: $(VENV)/.installed
 	@$(BIN)/python -m docs.generate
 
@@ -130,13 +135,21 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.installed
 	@touch $@
 
 # The other runtime that the library serves, in an environment of its own: both are "onnxruntime".
-$(ORT_TRAINING)/.installed:
+$(ORT_TRAINING)/.made:
 	@echo "Making $(ORT_TRAINING)"
 	@tools/make_venv.sh $(ORT_TRAINING)
 	@$(ORT_TRAINING)/bin/python -m pip -qq --disable-pip-version-check \
 	  install onnxruntime-training-cpu==1.19.2 || { echo "onnxloss: this Python has no \
 	onnxruntime-training-cpu 1.19.2 (it is there for 3.8 to 3.12 on x86-64 Linux); name one that \
 	has it, or none to skip its tests: make test ONNXLOSS_ORT_TRAINING_PYTHON=none" >&2; exit 1; }
+	@touch $@
+
+$(ORT_TRAINING)/.installed: dist/.made | $(ORT_TRAINING)/.made
+	@echo "Installing onnxloss beside onnxruntime-training"
+	@$(ORT_TRAINING)/bin/python -m pip -qq --disable-pip-version-check \
+	  install scikit-learn "onnxloss @ file://$$(echo "$$PWD"/dist/onnxloss-*.whl)"
+	@$(ORT_TRAINING)/bin/python -m pip -qq --disable-pip-version-check \
+	  install --force-reinstall --no-deps dist/onnxloss-*.whl
 	@touch $@
 
 # The versions whose numbers are recorded in tests/golden. Apart from the rest is what is installed

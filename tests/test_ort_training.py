@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,11 +13,10 @@ import pytest
 import onnxloss
 from tests.cases import CASES, DTYPES, Case
 from tests.models import export_case, raw_arrays, separate_model
+from tests.ort_training.runs import interpreter_or_skip, run
 from tests.tolerance import eps
 from tests.two_losses import PAIRS, feeds_of, model_of, truth_of
 
-ROOT = Path(__file__).parent.parent
-DEFAULT = ROOT / ".venv-ort-training" / "bin" / "python"
 SMOKE = Path(__file__).parent / "ort_training_smoke.py"
 
 # 1.19.2 takes no bfloat16 from Python. One reduction of float32 and the other dtypes as they come.
@@ -32,13 +29,7 @@ SMOKE_CASES = [
 
 @pytest.fixture(scope="module")
 def interpreter() -> str:
-    python = os.environ.get("ONNXLOSS_ORT_TRAINING_PYTHON", str(DEFAULT))
-    if not Path(python).exists():
-        pytest.skip(
-            f"no interpreter with onnxruntime-training 1.19.2 at {python}; "
-            "name one in ONNXLOSS_ORT_TRAINING_PYTHON"
-        )
-    return python
+    return interpreter_or_skip()
 
 
 def test_cases_run_in_onnxruntime_training(interpreter: str, tmp_path: Path) -> None:
@@ -109,13 +100,7 @@ def write(
 
 
 def assert_smoke(interpreter: str, folder: Path, runs: int) -> None:
-    done = subprocess.run(
-        [interpreter, SMOKE, folder, onnxloss.library_path()],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-    )
+    done = run(interpreter, SMOKE, folder, onnxloss.library_path())
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     last = done.stdout.splitlines()[-1]
     assert last.startswith("onnxruntime 1.19.2: ") and f", {runs} runs, 0 wrong" in last

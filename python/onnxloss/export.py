@@ -139,19 +139,19 @@ def append_to(
     Example:
         >>> model = onnxloss.append_to(forward, config, logits="scores", gradient=True)
     """
-    result = _with_opset(model)
+    result = with_opset(model)
     graph = result.graph
     output = _logits_output(config, graph, logits)
     dtype = name_of(output.type.tensor_type.elem_type)
     existing = [value for value in graph.input if value.name == labels]
-    given = _shape(config, existing[0]) if existing else None
+    given = shape_of(config, existing[0]) if existing else None
     kind = name_of(existing[0].type.tensor_type.elem_type) if existing else label_dtype
-    config = fitted(config, _shape(config, output), given, kind)
-    at = layout(config, _shape(config, output), given, dtype=dtype, label_dtype=label_dtype)
+    config = fitted(config, shape_of(config, output), given, kind)
+    at = layout(config, shape_of(config, output), given, dtype=dtype, label_dtype=label_dtype)
     weighted = [value for value in graph.input if value.name == sample_weights]
     weights_shape = None
     if sample_weights is not None:
-        weights_shape = _shape(config, weighted[0]) if weighted else at.positions
+        weights_shape = shape_of(config, weighted[0]) if weighted else at.positions
     config, weights = settled(
         config, at.positions, last_axis=at.axis == len(at.logits) - 1, given=weights_shape
     )
@@ -207,7 +207,7 @@ def _finished(model: onnx.ModelProto, *, inline: bool) -> onnx.ModelProto:
     return model
 
 
-def _with_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of the model at an ai.onnx version that the functions can share."""
     try:
         onnx.checker.check_model(model)
@@ -238,7 +238,8 @@ def _logits_output(
     return outputs[name]
 
 
-def _shape(config: LossConfig, value: onnx.ValueInfoProto) -> Shape:
+def shape_of(config: LossConfig, value: onnx.ValueInfoProto) -> Shape:
+    """The shape of a graph input or output."""
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         raise LossError(

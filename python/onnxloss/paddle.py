@@ -3,15 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import re
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
@@ -22,18 +15,12 @@ from .dtypes import FLOAT_DTYPES, LABEL_DTYPES
 from .errors import LossError, expected
 from .export import OPSET, append_to
 from .from_paddle import from_paddle
+from .paddle_conversion import convert
+from .paddle_training import forward_model, load_state, training_step
+from .quiet import quiet
 from .writer import value_info
 
-_CONVERT = """
-import sys
-import paddle2onnx
-
-# Without a tool there is no optimization; the default one installs itself.
-program, parameters, result, opset = sys.argv[1:]
-paddle2onnx.export(
-    program, parameters, result, opset_version=int(opset), optimize_tool=None, verbose=True
-)
-"""
+__all__ = ["export", "forward_model", "load_state", "training_step"]
 
 
 def export(
@@ -85,7 +72,7 @@ def export(
             f"paddle.export: {', '.join(settings)} is given beside a LossConfig; "
             "set it where the configuration is made."
         )
-    model = _forward(layer, input_spec, opset_version)
+    model = convert(layer, input_spec, opset_version)
     labels, dtype = "labels", None
     if label_spec is not None:
         labels = label_spec.name or labels
@@ -95,7 +82,8 @@ def export(
         if labels in {value.name for value in model.graph.input}:
             raise expected("paddle.export", "name of label_spec", labels, "a name not taken")
         model.graph.input.append(value_info(labels, dtype, shape))
-    with _quiet("onnx_ir", "onnxscript"):
+    # Paddle makes the root logger print what these log for information.
+    with quiet("onnx_ir", "onnxscript"):
         model = append_to(
             model,
             config,
@@ -108,61 +96,6 @@ def export(
     if f is not None:
         onnx.save(model, f)
     return model
-
-
-@contextlib.contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Holds back what libraries log for information; Paddle makes the root logger print it."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _forward(layer: paddle.nn.Layer, input_spec: Sequence[Any], opset: int) -> onnx.ModelProto:
-    """The layer's model, made by paddle2onnx in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        stem = Path(folder) / "model"
-        result = stem.with_suffix(".onnx")
-        paddle.jit.save(layer, str(stem), input_spec=list(input_spec))
-        program = next(
-            path for path in map(stem.with_suffix, (".json", ".pdmodel")) if path.exists()
-        )
-        parameters = stem.with_suffix(".pdiparams")
-        # paddle2onnx knows a layer without parameters by the empty name.
-        given = parameters if parameters.exists() else ""
-        run = subprocess.run(
-            [sys.executable, "-c", _CONVERT, program, given, result, str(opset)],
-            # What this process can import, that one can: a path may have been added here.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        if run.returncode != 0 or not result.exists():
-            raise _failure(run)
-        return onnx.load(result)
-
-
-def _failure(run: subprocess.CompletedProcess[str]) -> LossError:
-    """What paddle2onnx wrote, and the operators: it does not say which one it cannot convert."""
-    if "No module named 'paddle2onnx'" in run.stderr:
-        return LossError("paddle.export: paddle2onnx is not installed; expected version 2.1.")
-    lines = [line.strip() for line in (*run.stderr.splitlines(), *run.stdout.splitlines())]
-    errors = [line for line in lines if "[ERROR]" in line]
-    errors = errors or [line for line in lines if "Error:" in line] or lines[-1:]
-    reason = re.sub(r"\x1b\[[\d;]*m", "", " ".join(errors))
-    operators = sorted(set(re.findall(r'"pd_op\.(\w+)"', run.stdout)) - {"data", "fetch"})
-    return LossError(
-        f"paddle.export: paddle2onnx ended with exit code {run.returncode}: {reason} "
-        f"The layer's operators: {', '.join(operators)}."
-    )
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -22,6 +22,9 @@ from .from_torch import from_torch
 from .layout import Shape, layout
 from .onnxscript_defs import CATALOGUE, DOMAIN, OPSET_VERSION
 from .schema import schema_of
+from .torch_training import forward_model, load_state, training_step
+
+__all__ = ["export", "forward_model", "load_state", "training_step"]
 
 _REDUCTIONS = ("none", "mean", "sum")
 

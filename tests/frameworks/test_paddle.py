@@ -9,7 +9,6 @@ number that is silently wrong; these we refuse. Artefacts of Paddle's CPU kernel
 * the gradient p - t of probabilities that do not add up to 1: here they do;
 * probabilities of 0 among the inputs of `use_softmax=False`, whose log it clips to 1e20;
 * labels beyond int32, which it truncates, and float labels, which have no gradient kernel;
-* rows of nan at a class of weight 0, which it multiplies by 0: nan. Ours do not count;
 * unbatched float32 logits with float64 weights: a scalar promotes nothing, and the loss is float32;
 * probabilities with float64 logits and float32 weights, whose loss it narrows to float32;
 * labels `[N]` of `softmax_with_cross_entropy`, reshaped to `[N, C]`: right for one class only;
@@ -166,7 +165,7 @@ def _arrays(case: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray | 
     if case["use_softmax"] is False and case["api"] != "with softmax":
         logits = np.exp(np.clip(rng.standard_normal(shape), -3, 3))
         logits /= logits.sum(axis, keepdims=True)
-    elif case["weight"] is None:
+    else:
         logits = np.where(rows, {"nan": np.nan, "inf": np.inf}.get(trait, logits), logits)
 
     if case["labels"] == "probabilities":

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: MIT
+"""Training steps of Paddle layers for stock ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import paddle
+
+from .config import LossConfig
+from .errors import LossError, expected
+from .export import OPSET
+from .from_paddle import from_paddle
+from .paddle_conversion import convert
+from .quiet import quiet
+from .training.step import training_step as training_step_of
+
+LOGITS = "logits"
+
+
+def training_step(
+    layer: paddle.nn.Layer,
+    loss: Any,
+    input_spec: Sequence[Any],
+    optimizer: str = "sgd",
+    *,
+    opset_version: int = OPSET,
+    **settings: Any,
+) -> onnx.ModelProto:
+    """One step of training of a Paddle layer as a model that stock ONNX Runtime runs.
+
+    The forward pass goes through paddle2onnx, loss and optimizer are those of
+    `onnxloss.training_step`, and so are the model's inputs, outputs and state. The state has the
+    names of the layer's `state_dict()`; parameters with `stop_gradient` are constants.
+
+    Args:
+        layer: The layer; its output is the logits.
+        loss: The loss, as `from_paddle` takes it, or a `LossConfig`.
+        input_spec: The layer's inputs, as for `paddle.onnx.export`.
+        optimizer: As for `onnxloss.training_step`: `sgd` with a momentum is
+            paddle.optimizer.Momentum, and `adamw` with its `coeff` as `weight_decay` AdamW.
+        opset_version: Version of ai.onnx, 19 or newer as far as paddle2onnx goes.
+        **settings: Others of `onnxloss.training_step`.
+
+    Returns:
+        A checked model, as `onnxloss.training_step` gives it.
+
+    Raises:
+        LossError: A setting that is not known or does not fit; paddle2onnx failed; or the layer
+            has a Dropout in training mode, which paddle2onnx drops.
+
+    Example:
+        >>> spec = [paddle.static.InputSpec([None, 64], "float32", "x")]
+        >>> step = onnxloss.paddle.training_step(layer, paddle.nn.CrossEntropyLoss(), spec, "adamw")
+        >>> forward = onnxloss.paddle.forward_model(layer, spec)
+        >>> trainer = onnxloss.Trainer(step, forward, learning_rate=1e-3)
+    """
+    config = loss if isinstance(loss, LossConfig) else from_paddle(loss)
+    model = forward_model(layer, input_spec, opset_version=opset_version)
+    there = {tensor.name for tensor in model.graph.initializer}
+    trained = [
+        name
+        for name, parameter in layer.named_parameters()
+        if not parameter.stop_gradient and name in there
+    ]
+    # Paddle makes the root logger print what these log for information.
+    with quiet("onnx_ir", "onnxscript"):
+        return training_step_of(
+            model, config, logits=LOGITS, optimizer=optimizer, parameters=trained, **settings
+        )
+
+
+def forward_model(
+    layer: paddle.nn.Layer, input_spec: Sequence[Any], *, opset_version: int = OPSET
+) -> onnx.ModelProto:
+    """The layer's model, as `initial_state`, `trained_model` and `Trainer` take it.
+
+    Its initializers are the parameters and buffers, under their names in `state_dict()`. A
+    BatchNorm in training mode is in training mode there too.
+
+    Args:
+        layer: The layer; its output is the logits.
+        input_spec: As for `training_step`.
+        opset_version: As for `training_step`.
+
+    Raises:
+        LossError: As `training_step`.
+    """
+    model = convert(layer, input_spec, opset_version)
+    _refuse_dropout(layer, model.graph)
+    if len(model.graph.output) != 1:
+        raise expected("training_step", "number of outputs", len(model.graph.output), "1: logits")
+    names = {tensor.name: name for name, tensor in layer.state_dict().items()}
+    names[model.graph.output[0].name] = LOGITS
+    _rename(model.graph, names)
+    _take_constants(model.graph, set(names.values()))
+    _set_training_mode(model.graph, layer)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _refuse_dropout(layer: paddle.nn.Layer, graph: onnx.GraphProto) -> None:
+    """paddle2onnx writes a dropout as Identity, whatever its mode."""
+    parts = layer.named_sublayers(include_self=True)
+    found = [(name, part) for name, part in parts if "Dropout" in type(part).__name__]
+    for name, part in found:
+        if part.training and getattr(part, "p", 0):
+            raise LossError(
+                f'training_step: "{name}" is a {type(part).__name__} in training mode, which '
+                "paddle2onnx drops; expected none: call its eval(), or train without it."
+            )
+    names = [name for node in graph.node for name in node.output if ".dropout." in name]
+    if layer.training and len(names) > len(found):
+        raise LossError(
+            "training_step: the layer calls nn.functional.dropout, which paddle2onnx drops; "
+            "expected none in training mode: call eval(), or train without it."
+        )
+
+
+def load_state(layer: paddle.nn.Layer, state: Mapping[str, np.ndarray]) -> None:
+    """Writes the parameters and buffers of a training's state into the layer.
+
+    Raises:
+        LossError: One of them has another shape.
+    """
+    own = layer.state_dict()
+    for name, tensor in own.items():
+        if name in state and list(state[name].shape) != list(tensor.shape):
+            raise LossError(
+                f'load_state: shape of "{name}" in the state is {list(state[name].shape)}; '
+                f"expected {list(tensor.shape)}."
+            )
+    for name, tensor in own.items():
+        if name in state:
+            tensor.set_value(np.array(state[name]))
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [names.get(name, name) for name in values]
+    for value in graph.output:
+        value.name = names.get(value.name, value.name)
+
+
+def _take_constants(graph: onnx.GraphProto, names: set[str]) -> None:
+    """Makes initializers of the constants of these names."""
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        if node.op_type == "Constant" and node.output[0] in names:
+            tensor = graph.initializer.add()
+            tensor.CopyFrom(node.attribute[0].t)
+            tensor.name = node.output[0]
+        else:
+            graph.node.append(node)
+
+
+def _set_training_mode(graph: onnx.GraphProto, layer: paddle.nn.Layer) -> None:
+    """paddle2onnx writes every BatchNorm as one for inference."""
+    training = {
+        f"{name}._mean" if name else "_mean"
+        for name, part in layer.named_sublayers(include_self=True)
+        if hasattr(part, "_mean") and part.training and not getattr(part, "_use_global_stats", None)
+    }
+    for node in graph.node:
+        if node.op_type == "BatchNormalization" and node.input[3] in training:
+            for entry in list(node.attribute):
+                if entry.name == "training_mode":
+                    node.attribute.remove(entry)
+            node.attribute.append(onnx.helper.make_attribute("training_mode", 1))

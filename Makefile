@@ -29,7 +29,7 @@ SANITIZE_thread := thread
 ONNXLOSS_EXAMPLES ?= 2000
 export ONNXLOSS_EXAMPLES
 
-.PHONY: help demo examples test test-frameworks test-sanitizers $(FRAMEWORKS:%=test-%) setup bench bench-training docs models lint format clean bench-ort-training
+.PHONY: help demo examples test test-frameworks test-sanitizers $(FRAMEWORKS:%=test-%) setup bench bench-training docs models lint format clean bench-ort-training test-openvino portability
 
 help:
 	@echo "make demo    train a digits classifier in ONNX Runtime from a PyTorch loss configuration"
@@ -50,6 +50,8 @@ help:
 	@echo "             time a step of onnxruntime-training with its own loss and with onnxloss's"
 	@echo "make docs    write docs/operators.md and docs/differences.md"
 	@echo "make models  write the models of models/"
+	@echo "make portability"
+	@echo "             measure who runs them; writes docs/portability.md"
 	@echo "make lint    check style, types and formats"
 	@echo "make format  mend style and formats"
 	@echo "make clean   remove all that was made"
@@ -63,7 +65,7 @@ examples: $(VENV)/.installed
 test: $(VENV)/.installed $(ORT_TRAINING_READY)
 	@$(BIN)/python -m pytest
 
-test-frameworks: $(FRAMEWORKS:%=test-%)
+test-frameworks: $(FRAMEWORKS:%=test-%) test-openvino
 
 $(FRAMEWORKS:%=test-%): test-%: .venv-%/.installed
 	@echo "Comparing with $* in $(ONNXLOSS_EXAMPLES) configurations"
@@ -100,7 +102,13 @@ docs: $(VENV)/.installed
 	@$(BIN)/python -m docs.generate
 
 models: $(VENV)/.installed
-	@$(BIN)/python models/make_models.py
+	@$(BIN)/python -m models.make_models
+
+portability: $(VENV)/.installed $(ORT_TRAINING_READY) .venv-openvino/.installed
+	@$(BIN)/python -m models.portability
+
+test-openvino: $(VENV)/.installed .venv-openvino/.installed
+	@$(BIN)/python -m pytest --quiet tests/test_portability.py -k OpenVINO
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check --quiet --output-format concise .
@@ -114,7 +122,7 @@ format: $(VENV)/.dev
 	@$(BIN)/clang-format -i $(CPP)
 
 clean:
-	rm -rf $(VENV) $(ORT_TRAINING) $(FRAMEWORKS:%=.venv-%) build dist
+	rm -rf $(VENV) $(ORT_TRAINING) $(FRAMEWORKS:%=.venv-%) .venv-openvino build dist
 
 $(VENV)/.made:
 	@echo "Making $(VENV)"
@@ -158,6 +166,12 @@ $(ORT_TRAINING)/.installed: dist/.made | $(ORT_TRAINING)/.made
 .venv-paddle/.installed: NEEDS := paddlepaddle==3.3.1
 .venv-paddle/.installed: APART := paddle2onnx==2.1.0
 .venv-tf/.installed: NEEDS := tensorflow-cpu==2.21.0 tf2onnx==1.17.0
+
+.venv-openvino/.installed: Makefile
+	@echo "Making .venv-openvino"
+	@tools/make_venv.sh .venv-openvino
+	@.venv-openvino/bin/python -m pip -qq --disable-pip-version-check install openvino==2026.4.1
+	@touch $@
 
 dist/.made: $(SOURCES) | $(VENV)/.made
 	@echo "Building the wheel"

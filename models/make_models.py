@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Writes the forward models beside this file; every run writes the same bytes."""
+"""Writes the models beside this file: `python -m models.make_models`; every run the same bytes."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import shutil
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from models.backend_tests import ROOT, files
 
 HIDDEN = 64
 CLASSES = 10
@@ -54,12 +56,17 @@ def digits_classifier() -> onnx.ModelProto:
 
 
 def main() -> None:
-    """Writes every model."""
+    """Writes every model, in the place of those that were there."""
+    for folder in {path.parent for path in ROOT.glob("*/model.onnx")}:
+        shutil.rmtree(folder)
     model = digits_classifier()
     onnx.checker.check_model(model, full_check=True)
-    path = Path(__file__).with_name("digits_classifier.onnx")
-    path.write_bytes(model.SerializeToString(deterministic=True))
-    print(path)
+    written = [("digits_classifier.onnx", model.SerializeToString(deterministic=True)), *files()]
+    for name, data in written:
+        path = ROOT / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    print(f"{len(written)} files, {sum(len(data) for _, data in written)} bytes")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,7 +15,6 @@ from onnxloss.training import TrainingLoop, initial_state, trained_model, traini
 from tests.forward_models import CONFIG, SMOOTHING, Arrays, mlp, parameters_of, put_before_logits
 from tests.runtime import RUNTIME_ERRORS, make_session, run_session
 
-ROOT = Path(__file__).parent.parent
 STEPS = 60
 LEARNING_RATE = 0.02
 RATE = np.array(LEARNING_RATE, np.float32)
@@ -289,13 +286,3 @@ def test_a_step_that_fails_leaves_the_state(library: bool) -> None:
     for name, array in loop.state.items():
         np.testing.assert_array_equal(array, before[name])
     assert np.isfinite(loop.step(feeds))
-
-
-def test_digits_classifier_is_written_byte_for_byte() -> None:
-    sys.path.insert(0, str(ROOT / "models"))
-    try:
-        from make_models import digits_classifier
-    finally:
-        sys.path.pop(0)
-    made = digits_classifier().SerializeToString(deterministic=True)
-    assert made == (ROOT / "models" / "digits_classifier.onnx").read_bytes()

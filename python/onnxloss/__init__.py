@@ -12,6 +12,7 @@ from .from_onnx import from_onnx
 from .from_paddle import from_paddle
 from .from_tf import from_tf
 from .from_torch import from_torch
+from .fusion import fuse
 from .library import library_path, register
 from .schema import register_schemas
 from .training import Trainer, initial_state, training_step
@@ -27,6 +28,7 @@ __all__ = [
     "from_paddle",
     "from_tf",
     "from_torch",
+    "fuse",
     "initial_state",
     "library_path",
     "register",

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""The command line: `onnxloss export | append | train-step | info`."""
+"""The command line: `onnxloss export | append | train-step | info | fuse | check | bench`."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import EncodeError
 
-from . import __version__
-from .cli_options import HYPERPARAMETERS, STEP_SETTINGS, make_parser, one_line
+from . import __version__, cli_bench, cli_check, cli_fuse
+from .cli_files import load, save
+from .cli_options import HYPERPARAMETERS, STEP_SETTINGS, make_parser
+from .cli_values import one_line
 from .config import LossConfig
 from .errors import LossError, expected
 from .export import append_to, export
@@ -26,6 +26,7 @@ from .from_paddle import from_paddle
 from .from_tf import from_tf
 from .from_torch import from_torch
 from .library import library_path
+from .node_trials import nodes_of
 from .onnxscript_defs import CATALOGUE, DOMAIN
 from .training import training_step
 
@@ -83,32 +84,32 @@ def _export(options: argparse.Namespace) -> None:
         **_given(options, ("labels", "sample_weights", "outputs")),
         **_common(options),
     )
-    _save(model, options)
+    save(model, options)
 
 
 def _append(options: argparse.Namespace) -> None:
     model = append_to(
-        _load(options.model),
+        load(options.model),
         _config(options),
         **_given(options, ("logits", "labels", "sample_weights", "loss", "dloss", "dlogits")),
         **_common(options),
     )
-    _save(model, options)
+    save(model, options)
 
 
 def _train_step(options: argparse.Namespace) -> None:
     model = training_step(
-        _load(options.model),
+        load(options.model),
         _config(options),
         optimizer=options.optimizer,
         **_given(options, ("logits", "labels", "label_dtype", "parameters")),
         **_given(options, (*HYPERPARAMETERS, *STEP_SETTINGS)),
     )
-    _save(model, options)
+    save(model, options)
 
 
 def _info(options: argparse.Namespace) -> None:
-    model = _load(options.model)
+    model = load(options.model)
     opsets = ", ".join(
         f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import
     )
@@ -124,7 +125,7 @@ def _info(options: argparse.Namespace) -> None:
         print("library    not installed; models run through their function bodies")
     known = {op.name for spec in CATALOGUE for op in spec.ops}
     bodies = {made.name: len(made.node) for made in model.functions if made.domain == DOMAIN}
-    nodes = [node for node in _nodes(model.graph) if node.domain == DOMAIN]
+    nodes = [node for node in nodes_of(model.graph) if node.domain == DOMAIN]
     print(f"losses     {len(nodes) or f'none: no node of the domain {DOMAIN}'}")
     for node in nodes:
         settings = (f"{made.name}={_shown(made)}" for made in node.attribute)
@@ -136,15 +137,6 @@ def _info(options: argparse.Namespace) -> None:
         print(f"  body     {f'present, {size} nodes' if size else 'absent: needs the library'}")
         if node.op_type not in known:
             print(f"  kernel   none: onnxloss {__version__} does not know this operator")
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node of a graph and of the graphs inside it."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
 
 
 def _shown(attribute: onnx.AttributeProto) -> str:
@@ -189,53 +181,6 @@ def _load_weights(path: Path) -> np.ndarray:
     return weights
 
 
-def _load(path: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(path)
-    except OSError:
-        raise
-    except Exception as error:  # each of the formats that a name may stand for has its own
-        raise expected("onnxloss", "model", str(path), "an ONNX model") from error
-    # A file that is empty, or a message of another kind, can be read as a model without anything.
-    if not model.ir_version or not model.HasField("graph"):
-        raise expected("onnxloss", "model", str(path), "an ONNX model")
-    return model
-
-
-def _save(model: onnx.ModelProto, options: argparse.Namespace) -> None:
-    """Writes beside the output and renames: nobody ever sees half a file."""
-    path: Path = options.output
-    if path.is_dir():
-        raise expected("onnxloss", "--output", str(path), "a file, not a directory")
-    if os.path.lexists(path) and not options.force:
-        raise LossError(f"onnxloss: --output is {path}, which exists; give --force to replace it.")
-    try:
-        data = model.SerializeToString()
-    except (EncodeError, ValueError) as error:
-        raise LossError(
-            f"onnxloss: the model cannot be written to one file: {error}; a protobuf message "
-            "holds less than 2 GB."
-        ) from error
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise LossError(
-            f"onnxloss: --output is {path}, which cannot be written: {error.strerror}."
-        ) from error
-    print(
-        f"{path}: {', '.join(_ports(model.graph.input))} -> {', '.join(_ports(model.graph.output))}"
-    )
-
-
-def _ports(values: Sequence[onnx.ValueInfoProto], most: int = 8) -> list[str]:
-    names = [value.name for value in values[:most]]
-    return names + [f"{len(values) - most} more"] * (len(values) > most)
-
-
 def _print_error(error: Exception) -> None:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -247,4 +192,12 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"onnxloss: warning: {one_line(str(message))}", file=sys.stderr)
 
 
-_COMMANDS = {"export": _export, "append": _append, "train-step": _train_step, "info": _info}
+_COMMANDS = {
+    "export": _export,
+    "append": _append,
+    "train-step": _train_step,
+    "info": _info,
+    "fuse": cli_fuse.run,
+    "check": cli_check.run,
+    "bench": cli_bench.run,
+}

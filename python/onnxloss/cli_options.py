@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__
+from . import __version__, cli_values
 from .dtypes import FLOAT_DTYPES, LABEL_DTYPES
 from .training.optimizers import OPTIMIZERS
 
@@ -20,6 +19,8 @@ USAGE = 2
 HYPERPARAMETERS = ("momentum", "dampening", "nesterov", "weight_decay", "betas", "eps", "amsgrad")
 STEP_SETTINGS = ("frozen", "max_norm", "accumulation_steps", "loss_scale", "growth_interval")
 
+_PRINTING = ("info", "check", "bench")
+
 Command = Callable[[argparse.Namespace], None]
 
 
@@ -28,7 +29,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with the exit code for usage."""
-        print(f"onnxloss: error: {one_line(message)}; see {self.prog} --help", file=sys.stderr)
+        print(
+            f"onnxloss: error: {cli_values.one_line(message)}; see {self.prog} --help",
+            file=sys.stderr,
+        )
         raise SystemExit(USAGE)
 
 
@@ -57,21 +61,21 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     unset = argparse.SUPPRESS
     group.add_argument(
         "--logits",
-        type=_shape,
+        type=cli_values.shape,
         metavar="SHAPE",
         required=True,
         help='shape of the logits: numbers, names of dynamic dimensions; "N,10"',
     )
     group.add_argument(
         "--labels",
-        type=_shape,
+        type=cli_values.shape,
         metavar="SHAPE",
         default=unset,
         help="shape of the labels; by default from the logits",
     )
     group.add_argument(
         "--sample-weights",
-        type=_shape,
+        type=cli_values.shape,
         metavar="SHAPE",
         default=unset,
         help="adds the input sample_weights, for losses that take it",
@@ -140,7 +144,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         if name in ("nesterov", "amsgrad"):
             form = {"action": "store_true"}
         elif name == "betas":
-            form = {"type": _numbers, "metavar": "NUMBER,NUMBER"}
+            form = {"type": cli_values.numbers, "metavar": "NUMBER,NUMBER"}
         group.add_argument(
             _option(name), default=argparse.SUPPRESS, help=f"of {_or(kinds)}", **form
         )
@@ -162,7 +166,56 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         "onnxloss info loss.onnx",
     )
     _add_model(command)
+    _add_model_commands(added, commands)
     return parser
+
+
+def _add_model_commands(added: Any, commands: Mapping[str, Command]) -> None:
+    """The commands that need nothing but a model."""
+    command = _command(
+        added,
+        "fuse",
+        commands["fuse"],
+        "the model with this project's operators for the losses that it has",
+        "onnxloss fuse classifier_with_loss.onnx -o fused.onnx",
+    )
+    _add_model(command)
+    command.add_argument(
+        "--inputs",
+        type=Path,
+        metavar="NPZ",
+        help="arrays for the model's inputs, from numpy.savez: the whole model is compared on "
+        "them, instead of what changed on random data",
+    )
+    _add_output_options(command)
+
+    command = _command(
+        added,
+        "check",
+        commands["check"],
+        "what the losses of a model are, how they run, and whether body and kernel agree",
+        "onnxloss check loss.onnx",
+    )
+    _add_model(command)
+    _add_json(command)
+
+    command = _command(
+        added,
+        "bench",
+        commands["bench"],
+        "the times of body and kernel of each loss of a model",
+        "onnxloss bench loss.onnx --size N=4096 --threads 2",
+    )
+    _add_model(command)
+    command.add_argument(
+        "--size",
+        type=cli_values.size,
+        action="append",
+        metavar="NAME=NUMBER",
+        help="size of a dynamic dimension, or without a name of all others (1024)",
+    )
+    command.add_argument("--threads", type=int, metavar="NUMBER", default=1, help="(1)")
+    _add_json(command)
 
 
 def _command(
@@ -171,7 +224,7 @@ def _command(
     command: argparse.ArgumentParser = added.add_parser(
         name,
         help=what,
-        description=f"Writes {what}." if name != "info" else f"Prints {what}.",
+        description=f"{'Prints' if name in _PRINTING else 'Writes'} {what}.",
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -182,6 +235,10 @@ def _command(
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", type=Path, help="an ONNX file")
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="prints the same as JSON")
 
 
 def _add_loss_options(command: argparse.ArgumentParser) -> None:
@@ -196,7 +253,11 @@ def _add_loss_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--ignore-index", type=int, metavar="LABEL", default=unset)
     weights = group.add_mutually_exclusive_group()
     weights.add_argument(
-        "--weight", type=_numbers, metavar="NUMBERS", default=unset, help="one per class: 1,2,0.5"
+        "--weight",
+        type=cli_values.numbers,
+        metavar="NUMBERS",
+        default=unset,
+        help="one per class: 1,2,0.5",
     )
     weights.add_argument(
         "--weight-file", type=Path, metavar="NPY", default=unset, help="the same from numpy.save"
@@ -213,7 +274,7 @@ def _add_loss_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--set",
-        type=_setting,
+        type=cli_values.setting,
         action="append",
         metavar="NAME=VALUE",
         default=unset,
@@ -257,32 +318,3 @@ def _option(name: str) -> str:
 
 def _or(names: Any) -> str:
     return " or ".join(names)
-
-
-def _shape(text: str) -> tuple[int | str, ...]:
-    sizes = tuple(size.strip() for size in text.split(","))
-    if not all(sizes):
-        raise argparse.ArgumentTypeError(f'"{text}" is not a shape like N,10')
-    return tuple(int(size) if size.lstrip("-").isdigit() else size for size in sizes)
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(number) for number in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'"{text}" is not numbers like 1,2,0.5') from None
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f'"{text}" is not NAME=VALUE')
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
-
-
-def one_line(text: str) -> str:
-    """The text without line breaks, for a message."""
-    return " ".join(text.split())

@@ -8,7 +8,6 @@ from importlib.metadata import version
 
 import onnx
 import onnx.inliner
-import onnx.version_converter
 from onnx import helper
 
 from .calls import IR_VERSION
@@ -18,11 +17,9 @@ from .errors import LossError, expected
 from .graph import OF_LOGITS, add_loss
 from .layout import Layout, Ports, Shape, fitted, layout
 from .onnxscript_defs import DOMAIN
+from .opset import OPSET, with_opset
 from .weighting import settled
 from .writer import value_info, value_names
-
-OPSET = 19
-"""The oldest ai.onnx version with all that the functions need: `Equal` on strings."""
 
 
 def export(
@@ -139,7 +136,7 @@ def append_to(
     Example:
         >>> model = onnxloss.append_to(forward, config, logits="scores", gradient=True)
     """
-    result = with_opset(model)
+    result = with_opset(model, "append_to")
     graph = result.graph
     output = _logits_output(config, graph, logits)
     dtype = name_of(output.type.tensor_type.elem_type)
@@ -205,26 +202,6 @@ def _finished(model: onnx.ModelProto, *, inline: bool) -> onnx.ModelProto:
         model.opset_import.extend(others)
     onnx.checker.check_model(model)
     return model
-
-
-def with_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the model at an ai.onnx version that the functions can share."""
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        raise LossError(f"append_to: the model is not valid ONNX: {error}") from error
-    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    if versions and versions[0] >= OPSET:
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        return copy
-    try:
-        return onnx.version_converter.convert_version(model, OPSET)
-    except Exception as error:
-        raise LossError(
-            f"append_to: the model has ai.onnx version {versions}; expected {OPSET} or newer, and "
-            f"onnx.version_converter cannot bring it there: {error} Export it at {OPSET} or newer."
-        ) from error
 
 
 def _logits_output(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -55,7 +55,9 @@ def _built(
     """The function's bytes: folding one takes 50 ms, and a test suite asks for the same often."""
     spec = find(loss)
     op = next(op for op in spec.ops if op.name == name)
-    model = ir.Model(ir.from_proto(spec.body.to_function_proto()).graph, ir_version=10)
+    body = spec.body.to_function_proto()
+    _sort_branches(body.node)
+    model = ir.Model(ir.from_proto(body).graph, ir_version=10)
     graph = model.graph
     graph.opset_imports[""] = opset
     outputs = [port.name for port in op.outputs_with(given)]
@@ -135,14 +137,34 @@ def _is_bound(node: ir.Node) -> bool:
     return not any(attribute.is_ref() for attribute in node.attributes.values())
 
 
+def _sort_branches(nodes: Iterable[onnx.NodeProto]) -> None:
+    """Gives the results of each `If` the order of their names: onnxscript's differs by the run."""
+    for node in nodes:
+        graphs = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+        if graphs:
+            names = [_stem(output.name) for output in graphs[0].output]
+            order = sorted(range(len(names)), key=names.__getitem__)
+            node.output[:] = [node.output[place] for place in order]
+        for graph in graphs:
+            outputs = [graph.output[place] for place in order]
+            del graph.output[:]
+            graph.output.extend(outputs)
+            _sort_branches(graph.node)
+
+
 def _tidy_names(graph: ir.Graph) -> None:
-    """Takes the counters off the source's names that stand once in what is left."""
+    """Takes the counters off the source's names that stand once, and counts the others anew."""
     values = [value for node in graph.all_nodes() for value in node.outputs]
     values += graph.initializers.values()
     stems = Counter(_stem(value.name) for value in values)
+    counts: Counter[str] = Counter()
     for value in values:
-        if stems[_stem(value.name)] == 1:
-            value.name = _stem(value.name)
+        stem = _stem(value.name)
+        if stems[stem] == 1:
+            value.name = stem
+        elif not value.is_graph_output() or value.graph is not graph:
+            counts[stem] += 1
+            value.name = f"{stem}_{counts[stem]}"
 
 
 def _stem(name: str | None) -> str:

@@ -13,8 +13,9 @@ import paddle
 from .config import LossConfig
 from .dtypes import FLOAT_DTYPES, LABEL_DTYPES
 from .errors import LossError, expected
-from .export import OPSET, append_to
+from .export import append_to
 from .from_paddle import from_paddle
+from .opset import OPSET
 from .paddle_conversion import convert
 from .paddle_training import forward_model, load_state, training_step
 from .quiet import quiet

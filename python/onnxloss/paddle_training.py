@@ -12,8 +12,8 @@ import paddle
 
 from .config import LossConfig
 from .errors import LossError, expected
-from .export import OPSET
 from .from_paddle import from_paddle
+from .opset import OPSET
 from .paddle_conversion import convert
 from .quiet import quiet
 from .training.step import training_step as training_step_of

@@ -17,10 +17,10 @@ from onnxscript.values import Op, Opset
 from .calls import called_or_written_out, node_attributes
 from .dtypes import FLOAT_DTYPES, name_of, onnx_type, promoted, stash_dtype
 from .errors import LossError, expected
-from .export import OPSET
 from .from_torch import from_torch
 from .layout import Shape, layout
 from .onnxscript_defs import CATALOGUE, DOMAIN, OPSET_VERSION
+from .opset import OPSET
 from .schema import schema_of
 from .torch_training import forward_model, load_state, training_step
 

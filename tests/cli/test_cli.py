@@ -17,7 +17,7 @@ from onnxloss.cli import main
 from onnxloss.cli_options import make_parser
 from tests.cli.runs import CROSS_ENTROPY, export
 
-COMMANDS = ("export", "append", "train-step", "info")
+COMMANDS = ("export", "append", "train-step", "info", "fuse", "check", "bench")
 
 
 def names(values: object) -> list[str]:

@@ -21,8 +21,9 @@ import onnx
 from ..config import LossConfig
 from ..dtypes import name_of
 from ..errors import LossError, expected
-from ..export import append_to, export, shape_of, with_opset
+from ..export import append_to, export, shape_of
 from ..layout import Ports, fitted
+from ..opset import with_opset
 from ..writer import free_name, value_names
 from .gradient_graph import TRAINING_DOMAIN, Gradient, NodeDefinition, fold_loss
 
@@ -118,7 +119,7 @@ class Loss(onnxblock.Block):  # type: ignore[misc]  # onnxruntime has no types
         )
         config = self._config
         drawn = [f"drawn_{port}" for port in config.spec.drawn if config.samples == "drawn"]
-        forward = with_opset(self.base)
+        forward = with_opset(self.base, "training.ort.Loss")
         model = append_to(
             forward,
             config,

@@ -1,0 +1,1 @@
+BdlossJZl?

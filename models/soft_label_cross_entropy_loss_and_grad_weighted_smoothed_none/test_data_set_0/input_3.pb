@@ -1,0 +1,1 @@
+Bclass_weightsJ‚¶?±Ö¡?rM?uyB?Yìò?

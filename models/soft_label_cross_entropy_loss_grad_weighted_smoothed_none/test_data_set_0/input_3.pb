@@ -1,0 +1,1 @@
+Bclass_weightsJ8Ù?KŠ…?|à?âZ?E³Q?

@@ -1,0 +1,1 @@
+Bsample_weightsJP••?Œá?Í¬`?"<M?

@@ -1,0 +1,1 @@
+Bsample_weightsJ”@=?ä$R?pﬁ≥?u‹?

@@ -1,0 +1,1 @@
+Bclass_weightsJÿc?©Oä?ºÖ?´%¦?j÷Ó?

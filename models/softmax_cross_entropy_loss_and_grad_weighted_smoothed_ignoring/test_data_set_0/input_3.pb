@@ -1,0 +1,1 @@
+Bclass_weightsJã;V?IAŸ?@p1?ž‘>ŒÑ¤?

@@ -1,0 +1,1 @@
+Bclass_weightsJ{<?Eòö>ráÇ?™pÙ?V§ª?

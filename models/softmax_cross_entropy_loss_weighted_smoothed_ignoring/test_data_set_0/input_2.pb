@@ -1,0 +1,1 @@
+Bclass_weightsJ΅Lϊ?όγ?S…Ζ>θUΔ?NΫ`?

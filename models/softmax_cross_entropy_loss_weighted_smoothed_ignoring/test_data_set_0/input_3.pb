@@ -1,0 +1,1 @@
+Bsample_weightsJš?!X½?!å?ùÍ?

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MIT
+"""What stands behind an option of the command line, read and written."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from typing import Any
+
+
+def shape(text: str) -> tuple[int | str, ...]:
+    """A shape: numbers and names."""
+    sizes = tuple(size.strip() for size in text.split(","))
+    if not all(sizes):
+        raise argparse.ArgumentTypeError(f'"{text}" is not a shape like N,10')
+    return tuple(int(size) if size.lstrip("-").isdigit() else size for size in sizes)
+
+
+def numbers(text: str) -> list[float]:
+    """Numbers with commas between them."""
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'"{text}" is not numbers like 1,2,0.5') from None
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """A name and a Python value, or else its text."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f'"{text}" is not NAME=VALUE')
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def size(text: str) -> tuple[str, int]:
+    """The dimension's name, or nothing for all others, and its size."""
+    name, _, number = text.rpartition("=")
+    if not (number.isdigit() and int(number)):
+        raise argparse.ArgumentTypeError(f'"{text}" is not a size like N=4096 or 4096')
+    return name, int(number)
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks, for a message."""
+    return " ".join(text.split())

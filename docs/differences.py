@@ -21,6 +21,7 @@ from tests.differences.answers import (
     Row,
     Value,
 )
+from tests.differences.further import FURTHER
 
 TARGET = Path(__file__).parent / "differences.md"
 
@@ -61,36 +62,6 @@ Configurations with which Paddle gives the number of another loss than the one t
 They are refused when they are exported.
 """
 
-_FURTHER = """\
-## Further artefacts that are not reproduced
-
-* **Paddle**: labels beyond int32 are truncated; ours are an error. Labels that are floating numbers
-  have a loss there and no gradient; ours are refused. `softmax_with_cross_entropy` reshapes labels
-  `[N]` to `[N, C]`, which is right for one class only; ours are to be `[N, 1]`. Unbatched float32
-  logits with float64 weights give a float32 loss there, and float64 logits with float32 weights
-  and probabilities too; ours are float64.
-* **TensorFlow**: under XLA a label out of range gives nan; ours is an error. Keras casts labels to
-  float32, which rounds indices above 2**24; ours stay integers.
-* **Gradients** are by the logits and by label probabilities. Those by class weights and sample
-  weights, which some of the frameworks have, are not exported; nor is the one that Paddle has by
-  label probabilities through their class weights alone, which is not the loss's derivative.
-
-## The sampled softmax
-
-`paddle.fluid.layers.sampled_softmax_with_cross_entropy` and `tf.nn.sampled_softmax_loss`.
-
-* With a seed the library draws Paddle's own samples. TensorFlow's random numbers are its own: a
-  seed fixes the samples, but they are not TensorFlow's. Give `sampled_values` to have them.
-* The function body draws from the same distribution with standard operators: other samples than
-  the library's.
-* Paddle rounds log(K + 1) and each class's probability to float32, ours log(K + 1) alone: the
-  expected counts of float64 logits differ in the eighth digit.
-* Paddle clips logarithms and logits to ±1e20. In ours they are infinite, and a row without a
-  finite logit is nan.
-* `num_true` above 1 follows Paddle's documentation, the label 1/T for each; its code fails.
-* The input `probabilities` is float32 with 16-bit logits.
-"""
-
 
 def differences() -> str:
     """The page, as Markdown."""
@@ -100,7 +71,8 @@ def differences() -> str:
         sections += [f"## {title}", _table(head, map(_row, rows))]
     sections += ["## Recorded artefacts that are not reproduced", _RECORDED, _recorded()]
     sections += ["## Refused, though Paddle computes it", _REFUSED, _refused()]
-    sections.append(_FURTHER)
+    for title, statements in FURTHER.items():
+        sections += [f"## {title}", "\n".join(f"* {entry.text}" for entry in statements)]
     return "\n\n".join(section.strip("\n") for section in sections) + "\n"
 
 

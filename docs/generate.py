@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Writes docs/operators.md from the SPECs, with its examples run, and docs/differences.md."""
+"""Writes the pages that are made: operators.md, differences.md and command_line.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from docs import differences
+from docs import command_line, differences
+from docs.latex import latex
 from onnxloss.onnxscript_defs import (
     CATALOGUE,
     DOMAIN,
@@ -58,6 +59,7 @@ def main() -> None:
     for target, text in (
         (TARGET, operator_reference()),
         (differences.TARGET, differences.differences()),
+        (command_line.TARGET, command_line.command_line()),
     ):
         target.write_text(text)
         print(target)
@@ -67,7 +69,10 @@ def operator_reference() -> str:
     """The reference, as Markdown."""
     contents = "\n".join(
         f"* [{spec.name}](#{spec.name.lower()}): {spec.summary}\n"
-        + "\n".join(f"  * [{op.name}](#{_anchor(op, spec)}): {op.doc}" for op in spec.ops)
+        + "\n".join(
+            f"  * [{op.name}](#{_heading(op, spec).lower().replace(' ', '-')}): {op.doc}"
+            for op in spec.ops
+        )
         for spec in CATALOGUE
     )
     types = _table(
@@ -80,16 +85,16 @@ def operator_reference() -> str:
     return "\n\n".join(section.strip("\n") for section in sections) + "\n"
 
 
-def _anchor(op: OpSpec, spec: LossSpec) -> str:
-    """The anchor of an operator's heading; the loss's own name heads its family first."""
-    return f"{op.name.lower()}-1" if op.name == spec.name else op.name.lower()
+def _heading(op: OpSpec, spec: LossSpec) -> str:
+    """An operator's heading; the loss's own name heads its family already."""
+    return f"{op.name} alone" if op.name == spec.name else op.name
 
 
 def _loss_sections(spec: LossSpec) -> list[str]:
     sections = [
         f"## {spec.name}",
         spec.summary,
-        f"```\n{spec.formula}\n```",
+        f"```math\n{latex(spec.formula)}\n```",
         "**Attributes** of all three operators:",
         _table(("attribute", "type", "default", "allowed", "meaning"), map(_row, spec.attributes)),
         "**Edge cases**",
@@ -102,7 +107,7 @@ def _loss_sections(spec: LossSpec) -> list[str]:
         examples = (_sampled_example, _sampled_gradient_example, _sampled_both_example)
     for op, example in zip(spec.ops, examples, strict=True):
         sections += [
-            f"### {op.name}",
+            f"### {_heading(op, spec)}",
             op.doc,
             _table(("input", "type", "shape", "meaning"), map(_port_row, op.inputs)),
             _table(("output", "type", "shape", "meaning"), map(_port_row, op.outputs)),

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import bench_losses, bench_training
+from bench import bench_losses, bench_training, plots
 
 
 @pytest.mark.parametrize("dtype", bench_losses.DTYPES)
@@ -51,3 +51,15 @@ def test_it_refuses_to_time_another_training(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(bench_training, "_session", lambda *_: lambda batch: 0.0)
     with pytest.raises(SystemExit, match="expected them equal to 1e-03"):
         bench_training.measure(digits, 1)
+
+
+def test_the_pictures_show_what_the_page_says() -> None:
+    page = (plots.DOCS / "benchmarks.md").read_text()
+    tables = plots.read(page)
+    assert [table.title for table in tables] == re.findall(r"^## (.*)$", page, re.M)
+    for table in tables:
+        loss, both = table.rows["onnxloss, library"]
+        assert 0 < loss < both
+    figure = plots.draw(tables[:2])
+    bars = [bar.get_width() for bar in figure.axes[0].containers[0]]
+    assert bars[0] == tables[0].rows["onnxloss, library"][0]

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Makes the virtual environment $1, and installs the Debian packages for it and for the build that
-# are missing. Without apt-get or root it says what is missing.
+# are missing, and for the commands named after $1. Without apt-get or root it says what is missing.
 set -eu
 
 fail() {
@@ -24,7 +24,11 @@ missing=""
 # Debian has venv without ensurepip until python3-venv is there.
 "${python:-false}" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 "${CXX:-c++}" --version >/dev/null 2>&1 || missing="$missing g++"
-command -v cmake >/dev/null || missing="$missing cmake"
+venv=$1
+shift
+for needed in cmake "$@"; do
+  command -v "$needed" >/dev/null || missing="$missing $needed"
+done
 
 if [ -n "$missing" ]; then
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
@@ -39,5 +43,5 @@ if [ -n "$missing" ]; then
   [ -n "$python" ] || fail "the Debian package python3 is older than Python 3.10; install a newer one."
 fi
 
-rm -rf "$1"
-"$python" -m venv "$1"
+rm -rf "$venv"
+"$python" -m venv "$venv"

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "cpu/log_uniform.h"
 
+#include <sys/random.h>
+
 #include <cmath>
 #include <cstddef>
 #include <random>
+#include <stdexcept>
 
 namespace onnxloss {
 namespace {
@@ -41,6 +44,15 @@ double Uniform(std::mt19937_64& engine) {
   return uniform < 1 ? uniform : 1 - 0x1p-53;
 }
 
+// std::random_device is not in it: that of a new libstdc++ asks for a C library as new.
+uint32_t RandomSeed() {
+  uint32_t seed = 0;
+  if (getentropy(&seed, sizeof seed) != 0) {
+    throw std::runtime_error("the system has no random numbers for seed 0; give another seed");
+  }
+  return seed;
+}
+
 }  // namespace
 
 LogUniform::LogUniform(int64_t classes)
@@ -65,7 +77,7 @@ int64_t LogUniform::Value(double uniform) const {
 }
 
 Draws DrawDistinct(const LogUniform& distribution, int64_t num_samples, uint32_t seed) {
-  std::mt19937_64 engine(seed != 0 ? seed : std::random_device()());
+  std::mt19937_64 engine(seed != 0 ? seed : RandomSeed());
   DistinctValues seen(num_samples);
   Draws draws;
   draws.values.reserve(static_cast<size_t>(num_samples));

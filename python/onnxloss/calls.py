@@ -13,6 +13,7 @@ import onnx
 from onnx import helper
 
 from .config import LossConfig
+from .documentation import node_doc
 from .dtypes import onnx_type, stash_dtype
 from .functions import build_function
 from .layout import Layout, Ports, Shape
@@ -83,7 +84,7 @@ def add_call(
         _positional(op.inputs, inputs),
         _positional(op.outputs, made),
         ports.other(config.name or op.name),
-        op.doc,
+        node_doc(op, config.source, config.attributes),
         DOMAIN,
         **node_attributes(config, op, at),
     )
@@ -117,6 +118,15 @@ def node_attributes(config: LossConfig, op: OpSpec, at: Layout) -> dict[str, Any
     return {attribute.name: values[attribute.name] for attribute in op.attributes}
 
 
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """The node's attributes as Python values."""
+    values = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    return {
+        name: value.decode() if isinstance(value, bytes) else value
+        for name, value in values.items()
+    }
+
+
 def called_or_written_out(
     model: onnx.ModelProto, spec: LossSpec, node: onnx.NodeProto
 ) -> list[onnx.NodeProto]:
@@ -137,10 +147,7 @@ def called_or_written_out(
     op = next(op for op in spec.ops if op.name == node.op_type)
     ports = (*zip(op.inputs, node.input, strict=False), *zip(op.outputs, node.output, strict=False))
     given = [port.name for port, name in ports if port.optional and name]
-    attributes: dict[str, Any] = {}
-    for entry in node.attribute:
-        value = helper.get_attribute_value(entry)
-        attributes[entry.name] = value.decode() if isinstance(value, bytes) else value
+    attributes = attributes_of(node)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     folded = build_function(spec, op, given=given, opset=opset, attributes=attributes)
     there = [made for made in model.functions if (made.domain, made.name) == (DOMAIN, op.name)]

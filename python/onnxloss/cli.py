@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command line: `onnxloss export | append | train-step | info | fuse | check | bench`."""
+"""The command line: `onnxloss export | append | train-step | info | fuse | check | bench | view`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from .library import library_path
 from .node_trials import nodes_of
 from .onnxscript_defs import CATALOGUE, DOMAIN
 from .training import training_step
+from .view import view
 
 REFUSED = 1
 """The exit code for a command that was refused or failed."""
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 if the command was refused or failed, with one line on stderr that says why. A
         command line that cannot be read ends the process with 2, as is usual.
     """
-    options = make_parser(_COMMANDS).parse_args(arguments)
+    options = make_command_line().parse_args(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
@@ -73,6 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print_error(error)
             return REFUSED
     return 0
+
+
+def make_command_line() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    return make_parser(_COMMANDS)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -139,6 +145,11 @@ def _info(options: argparse.Namespace) -> None:
             print(f"  kernel   none: onnxloss {__version__} does not know this operator")
 
 
+def _view(options: argparse.Namespace) -> None:
+    load(options.model)
+    view(options.model, host=options.host, port=options.port, browse=options.browse)
+
+
 def _shown(attribute: onnx.AttributeProto) -> str:
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, float):
@@ -200,4 +211,5 @@ _COMMANDS = {
     "fuse": cli_fuse.run,
     "check": cli_check.run,
     "bench": cli_bench.run,
+    "view": _view,
 }

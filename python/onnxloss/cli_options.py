@@ -19,7 +19,7 @@ USAGE = 2
 HYPERPARAMETERS = ("momentum", "dampening", "nesterov", "weight_decay", "betas", "eps", "amsgrad")
 STEP_SETTINGS = ("frozen", "max_norm", "accumulation_steps", "loss_scale", "growth_interval")
 
-_PRINTING = ("info", "check", "bench")
+_VERBS = {"info": "Prints", "check": "Prints", "bench": "Prints", "view": "Shows"}
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -167,6 +167,22 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     )
     _add_model(command)
     _add_model_commands(added, commands)
+
+    command = _command(
+        added,
+        "view",
+        commands["view"],
+        "a model in a browser, with Netron",
+        "onnxloss view loss.onnx",
+    )
+    _add_model(command)
+    command.add_argument("--host", default="localhost", help="the address to serve at (localhost)")
+    command.add_argument(
+        "--port", type=int, default=0, help="the port to serve at; by default any free one"
+    )
+    command.add_argument(
+        "--no-browser", dest="browse", action="store_false", help="only serves; opens no browser"
+    )
     return parser
 
 
@@ -224,7 +240,7 @@ def _command(
     command: argparse.ArgumentParser = added.add_parser(
         name,
         help=what,
-        description=f"{'Prints' if name in _PRINTING else 'Writes'} {what}.",
+        description=f"{_VERBS.get(name, 'Writes')} {what}.",
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -249,8 +265,12 @@ def _add_loss_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--target", default=unset, help="indices or probabilities")
     group.add_argument("--reduction", default=unset, help="as the API names it")
-    group.add_argument("--label-smoothing", type=float, metavar="NUMBER", default=unset)
-    group.add_argument("--ignore-index", type=int, metavar="LABEL", default=unset)
+    group.add_argument(
+        "--label-smoothing", type=float, metavar="NUMBER", default=unset, help="a factor in [0, 1]"
+    )
+    group.add_argument(
+        "--ignore-index", type=int, metavar="LABEL", default=unset, help="a label without a loss"
+    )
     weights = group.add_mutually_exclusive_group()
     weights.add_argument(
         "--weight",
@@ -308,7 +328,9 @@ def _add_common_options(group: Any) -> None:
 
 
 def _add_output_options(group: Any) -> None:
-    group.add_argument("-o", "--output", type=Path, metavar="FILE", required=True)
+    group.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", required=True, help="the file to write"
+    )
     group.add_argument("--force", action="store_true", help="replaces the output if it exists")
 
 

@@ -16,8 +16,12 @@ from onnxscript import optimizer
 from onnxscript.rewriter import RewriteRuleSet, rewrite
 from onnxscript.rewriter.rules.common import add_0_rule, mul_by_1_rule, sub_0_rule
 
+from .documentation import attribute_doc, function_doc
 from .onnxscript_defs import DOMAIN, LossSpec, OpSpec, find
 from .onnxscript_defs.spec import DLOGITS, LOSS
+
+_UNNAMED = "tmp"
+"""What onnxscript calls the parts of an expression, before a counter."""
 
 _SIMPLIFICATIONS = RewriteRuleSet([mul_by_1_rule, add_0_rule, sub_0_rule])
 
@@ -84,10 +88,10 @@ def _built(
         nodes=[_constant(tensor) for tensor in proto.initializer] + list(proto.node),
         opset_imports=[onnx.helper.make_opsetid("", opset)],
         attribute_protos=[
-            onnx.helper.make_attribute(attribute.name, attribute.default, attribute.doc)
+            onnx.helper.make_attribute(attribute.name, attribute.default, attribute_doc(attribute))
             for attribute in op.attributes
         ],
-        doc_string=f"{op.doc}\n\n```\n{spec.formula}\n```",
+        doc_string=function_doc(spec, op),
     )
     for node in function.node:
         node.name = ""
@@ -153,9 +157,12 @@ def _sort_branches(nodes: Iterable[onnx.NodeProto]) -> None:
 
 
 def _tidy_names(graph: ir.Graph) -> None:
-    """Takes the counters off the source's names that stand once, and counts the others anew."""
+    """Names a step after the value that it leads to; counters are there where a name is not alone."""
     values = [value for node in graph.all_nodes() for value in node.outputs]
     values += graph.initializers.values()
+    for value in reversed(values):
+        if _stem(value.name) == _UNNAMED:
+            value.name = _step_name(value)
     stems = Counter(_stem(value.name) for value in values)
     counts: Counter[str] = Counter()
     for value in values:
@@ -165,6 +172,14 @@ def _tidy_names(graph: ir.Graph) -> None:
         elif not value.is_graph_output() or value.graph is not graph:
             counts[stem] += 1
             value.name = f"{stem}_{counts[stem]}"
+
+
+def _step_name(value: ir.Value) -> str:
+    """The name of a part of an expression: that of the value it leads to, and the operator's."""
+    producer, reader = value.producer(), next(iter(value.uses())).node
+    number = (value.name or "").removeprefix(_UNNAMED)
+    kind = producer.op_type.lower() if producer else "factor"
+    return f"{_stem(reader.outputs[0].name)}_{kind}{number}"
 
 
 def _stem(name: str | None) -> str:

@@ -14,7 +14,8 @@ import torch
 from onnxscript import opset19 as op
 from onnxscript.values import Op, Opset
 
-from .calls import called_or_written_out, node_attributes
+from .calls import attributes_of, called_or_written_out, node_attributes
+from .documentation import node_doc
 from .dtypes import FLOAT_DTYPES, name_of, onnx_type, promoted, stash_dtype
 from .errors import LossError, expected
 from .from_torch import from_torch
@@ -26,6 +27,7 @@ from .torch_training import forward_model, load_state, training_step
 
 __all__ = ["export", "forward_model", "load_state", "training_step"]
 
+_API = "torch.nn.functional.cross_entropy"
 _REDUCTIONS = ("none", "mean", "sum")
 
 
@@ -92,6 +94,7 @@ def _with_function(model: onnx.ModelProto, node: onnx.NodeProto) -> list[onnx.No
     if node.domain != DOMAIN:
         return [node]
     spec = next(spec for spec in CATALOGUE if spec.name == node.op_type)
+    node.doc_string = node_doc(spec.forward, _API, attributes_of(node))
     return called_or_written_out(model, spec, node)
 
 
@@ -107,7 +110,7 @@ def _cross_entropy_loss(
     dtype, label_dtype = name_of(int(self.dtype)), name_of(int(target.dtype))
     probabilities = label_dtype in FLOAT_DTYPES
     config = from_torch(
-        "torch.nn.functional.cross_entropy",
+        _API,
         target="probabilities" if probabilities else "indices",
         reduction=_REDUCTIONS[reduction],
         ignore_index=ignore_index,

@@ -13,11 +13,10 @@ import pytest
 from onnx import TensorProto, helper
 
 import onnxloss
-from onnxloss.cli import main
-from onnxloss.cli_options import make_parser
+from onnxloss.cli import main, make_command_line
 from tests.cli.runs import CROSS_ENTROPY, export
 
-COMMANDS = ("export", "append", "train-step", "info", "fuse", "check", "bench")
+COMMANDS = ("export", "append", "train-step", "info", "fuse", "check", "bench", "view")
 
 
 def names(values: object) -> list[str]:
@@ -192,4 +191,4 @@ def test_help_has_an_example_that_parses(command: str, capsys: pytest.CaptureFix
     assert end.value.code == 0
     example = capsys.readouterr().out.rpartition("example:\n")[2].split()
     assert example[:2] == ["onnxloss", command]
-    make_parser(dict.fromkeys(COMMANDS)).parse_args(example[1:])
+    make_command_line().parse_args(example[1:])

@@ -78,7 +78,9 @@ def test_a_setting_that_is_refused_ends_with_1_and_writes_nothing(
 @pytest.mark.parametrize(
     ("name", "content"), [("text.onnx", b"not a model"), ("empty.onnx", b""), ("t.json", b"{]")]
 )
-@pytest.mark.parametrize("command", [["info"], ["append", *CROSS_ENTROPY, "-o", "loss.onnx"]])
+@pytest.mark.parametrize(
+    "command", [["info"], ["view"], ["append", *CROSS_ENTROPY, "-o", "loss.onnx"]]
+)
 def test_a_file_that_is_no_model_is_refused(
     name: str, content: bytes, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,6 +92,14 @@ def test_a_file_that_is_no_model_is_refused(
 def test_a_missing_model_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "none.onnx"]) == 1
     assert error_of(capsys) == "none.onnx: No such file or directory."
+
+
+def test_without_netron_nothing_is_shown(
+    forward: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["view", str(forward)]) == 1
+    assert error_of(capsys).endswith('get it with: pip install "onnxloss[view]"')
 
 
 @pytest.mark.parametrize("command", ["append", "train-step"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -48,3 +49,22 @@ def _loss(answer: Answer, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return function(labels=labels, logits=logits, **settings)
     loss = getattr(keras.losses, answer.api.rpartition(".")[2])(**settings)
     return loss(labels, logits, sample_weight=weights)
+
+
+def test_xla_gives_nan_for_a_bad_label() -> None:
+    @tf.function(jit_compile=True)
+    def loss(labels: tf.Tensor) -> tf.Tensor:
+        logits = tf.constant([[1, 2, 3], [0.5, -1, 0.25]])
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+    first, second = loss(tf.constant([2, 7])).numpy()
+    assert np.isfinite(first)
+    assert np.isnan(second)
+
+
+def test_keras_rounds_large_labels() -> None:
+    label = 2**24 + 1
+    logits = np.zeros((1, label + 1), np.float32)
+    logits[0, label] = 25
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    assert loss(np.array([label]), logits) > 20

@@ -103,6 +103,16 @@ def test_two_losses_in_one_module_with_a_dynamic_batch(library: bool) -> None:
     np.testing.assert_allclose(loss, module(x, labels).detach().numpy(), rtol=1e-6)
 
 
+def test_a_node_says_what_it_computes() -> None:
+    args = (torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0]))
+    model = _export(_Loss({"label_smoothing": 0.1}), args)
+    (node,) = (node for node in model.graph.node if node.domain == "onnxloss")
+    assert node.doc_string.splitlines()[1:] == [
+        "From torch.nn.functional.cross_entropy.",
+        "label_smoothing = 0.1",
+    ]
+
+
 def test_what_cannot_be_honoured_is_refused() -> None:
     args = (torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0]))
     with pytest.raises(onnxloss.LossError, match="opset_version is 18; expected 19 or newer"):

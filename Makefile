@@ -113,7 +113,7 @@ $(SANITIZERS:%=test-sanitizer-%): test-sanitizer-%:
 setup: $(VENV)/.installed $(ORT_TRAINING_READY)
 
 bench: $(VENV)/.installed
-	@$(BIN)/python -m bench.bench_losses --threads 1 2 --markdown docs/benchmarks.md
+	@$(BIN)/python -m bench.bench_losses --threads 1 2 --kernels --markdown docs/benchmarks.md
 	@$(BIN)/python -m bench.plots
 
 bench-training: .venv-torch/.installed

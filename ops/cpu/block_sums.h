@@ -1,90 +1,108 @@
 // SPDX-License-Identifier: MIT
-// The vector loops over one block of a long row.
+// The vector loops that sum one block of a long row.
 #pragma once
 
-#include "cpu/blocks.h"
+#include "cpu/vectors.h"
 #include "rows/cross_entropy.h"
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
+// Sums over a block relative to a reference: `sum` of exp(x - reference), and the dense sums.
 template <class Acc>
 struct BlockSums {
-  Acc max = -Infinity<Acc>();
-  Acc count_max = 0;
-  Acc rest = 0;
-  Acc gap = 0;
-  Acc total = 0;
+  Acc max;
+  double sum;
+  double gap;
+  double total;
 };
 
-template <class Acc>
-inline Acc MaxOf(const Acc* __restrict x, int64_t n) {
-  const int64_t whole = n / kGroup * kGroup;
-  Acc max = -Infinity<Acc>();
-#pragma omp simd reduction(max : max)
-  for (int64_t i = 0; i < whole; ++i) max = x[i] > max ? x[i] : max;
-  return max;
-}
+// Four sums side by side keep the adders busy.
+constexpr int64_t kSumsAtOnce = 4;
 
 template <class Acc>
-inline void ExpOf(const Acc* __restrict x, int64_t n, Acc max, Acc* __restrict e) {
-  const int64_t whole = n / kGroup * kGroup;
-#pragma omp simd
-  for (int64_t i = 0; i < whole; ++i) e[i] = ExpNonPositive(x[i] - max);
-}
+struct VectorSums {
+  Vector<Acc> max = Splat(-Infinity<Acc>());
+  Vector<Acc> sum = {};
+  Vector<Acc> gap = {};
+  Vector<Acc> total = {};
 
-// factor * exp(x - max), line by line from the registers to memory.
-template <class Acc>
-inline void StreamScaledExp(const Acc* __restrict x, int64_t n, Acc max, Acc factor, char* target) {
-  constexpr int64_t kPerLine = kLine / static_cast<int64_t>(sizeof(Acc));
-  for (int64_t i = 0; i < n; i += kPerLine) {
-    alignas(kLine) Acc line[kPerLine];
-#pragma omp simd
-    for (int64_t j = 0; j < kPerLine; ++j) line[j] = ExpNonPositive(x[i + j] - max) * factor;
-    StreamLine(target + i * static_cast<int64_t>(sizeof(Acc)), reinterpret_cast<const char*>(line));
+  void Join(const VectorSums& other) {
+    max = Max(other.max, max);
+    sum += other.sum;
+    gap += other.gap;
+    total += other.total;
   }
-}
+};
 
-enum class Sum { kBelowMax, kWithMax };
-enum class Keep { kNothing, kExponentials };
-// Whose dense coefficients a block has: none, one number for all its classes, or one for each.
-enum class Dense { kNone, kUniform, kEach };
-
-// n is a whole number of groups. kBelowMax supposes every element below `max` and reports the
-// greatest that it met; kWithMax tells those equal to `max` from the others.
-template <Sum kSum, Keep kKeep, Dense kDense, class Acc>
-inline BlockSums<Acc> SumBlock(const Acc* __restrict x, const Acc* __restrict coefficients,
-                               int64_t n, Acc max, Acc* __restrict kept) {
-  const Acc shift = Shift(max);
-  const int64_t whole = n / kGroup * kGroup;
-  Acc greatest = -Infinity<Acc>();
-  Acc count = 0;
-  Acc rest = 0;
-  Acc gap = 0;
-  Acc total = 0;
-#pragma omp simd reduction(+ : count, rest, gap, total) reduction(max : greatest)
-  for (int64_t i = 0; i < whole; ++i) {
-    const Acc e = ScaledExp(x[i] - shift);
-    if constexpr (kKeep == Keep::kExponentials) kept[i] = e * kExpScale<Acc>;
-    if constexpr (kSum == Sum::kBelowMax) {
-      greatest = x[i] > greatest ? x[i] : greatest;
-      rest += e;
-    } else {
-      const bool is_max = x[i] == max;
-      count += is_max ? Acc{1} : Acc{0};
-      rest += is_max ? Acc{0} : e;
+// n elements of a row; their exponentials go to `kept`, in whole vectors, where kKeep says so.
+template <bool kKeep, class T, class Coefficients>
+__attribute__((flatten)) inline BlockSums<Accumulator<T>> SumBlock(
+    const T* x, int64_t n, Accumulator<T> reference, const Coefficients& coefficients,
+    Accumulator<T>* __restrict kept) {
+  using Acc = Accumulator<T>;
+  constexpr int64_t w = kWidth<Acc>;
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  const Acc shift = Shift(reference);
+  VectorSums<Acc> sums[kSumsAtOnce];
+  const auto add = [&](int64_t i, int64_t count, VectorSums<Acc>* to) {
+    const Vector<Acc> values = LoadFirst(x + i, count, FromFloat<T>(-Infinity<Acc>()));
+    const Vector<Acc> distance = values - shift;
+    const Vector<Acc> e = ExpNonPositive(distance);
+    if (i % kLine == 0) {
+      FetchAhead(x + i);
+      coefficients.FetchAhead(i);
     }
-    if constexpr (kDense == Dense::kUniform) gap += shift - x[i];
-    if constexpr (kDense == Dense::kEach) {
-      const Acc a = coefficients[i];
-      gap += a == 0 ? Acc{0} : a * (shift - x[i]);
-      total += a;
-    }
+    to->max = Max(values, to->max);
+    to->sum += e;
+    coefficients.AddTo(to, i, count, distance);
+    if constexpr (kKeep) Store(kept + i, e);
+  };
+  int64_t i = 0;
+  for (; i + kSumsAtOnce * w <= n; i += kSumsAtOnce * w) {
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < kSumsAtOnce; ++j) add(i + j * w, w, sums + j);
   }
-  if constexpr (kDense == Dense::kUniform) {
-    gap *= coefficients[0];
-    total = coefficients[0] * static_cast<Acc>(whole);
+  for (; i + w <= n; i += w) add(i, w, sums);
+  if (i < n) add(i, n - i, sums);
+#pragma GCC unroll 4
+  for (int64_t j = 1; j < kSumsAtOnce; ++j) sums[0].Join(sums[j]);
+  return {GreatestOf(sums[0].max), SumOf(sums[0].sum), coefficients.Gap(SumOf(sums[0].gap)),
+          coefficients.Total(SumOf(sums[0].total), n)};
+}
+
+template <class T>
+inline Accumulator<T> MaxOf(const T* x, int64_t n) {
+  using Acc = Accumulator<T>;
+  constexpr int64_t w = kWidth<Acc>;
+  Vector<Acc> a = Splat(-Infinity<Acc>());
+  Vector<Acc> b = a;
+  int64_t i = 0;
+  for (; i + 2 * w <= n; i += 2 * w) {
+    a = Max(Load(x + i), a);
+    b = Max(Load(x + i + w), b);
   }
-  return {kSum == Sum::kBelowMax ? greatest : max, count, rest * kExpScale<Acc>, gap, total};
+  for (; i < n; i += w) {
+    const int64_t part = n - i < w ? n - i : w;
+    a = Max(LoadFirst(x + i, part, FromFloat<T>(-Infinity<Acc>())), a);
+  }
+  return GreatestOf(Max(a, b));
+}
+
+// Tells the elements equal to the greatest, `max`, from the others.
+template <class T>
+inline RowStats<Accumulator<T>> SumApart(const T* x, int64_t n, Accumulator<T> max) {
+  using Acc = Accumulator<T>;
+  constexpr int64_t w = kWidth<Acc>;
+  Vector<Acc> count = {};
+  Vector<Acc> rest = {};
+  for (int64_t i = 0; i < n; i += w) {
+    const int64_t part = n - i < w ? n - i : w;
+    const Vector<Acc> values = LoadFirst(x + i, part, FromFloat<T>(-Infinity<Acc>()));
+    const Vector<Acc> e = ExpNonPositive(values - max);
+    count += values == max ? Splat(Acc{1}) : Splat(Acc{0});
+    rest += values == max ? Splat(Acc{0}) : e;
+  }
+  return {max, SumOf(count), SumOf(rest)};
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

@@ -3,158 +3,107 @@
 #pragma once
 
 #include "cpu/block_sums.h"
-#include "cpu/blocks.h"
+#include "cpu/coefficients.h"
 #include "cpu/problem.h"
+#include "cpu/row_sum.h"
+#include "cpu/writer.h"
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
-// A row is read from memory once, in blocks that stay in the first cache while they are summed. A
-// block is summed relative to the greatest element so far, in the hope that it holds no greater
-// one; where it does, it is summed again. For the gradient, the exponentials of a row that fits the
-// first cache are kept; those of a longer one are formed again, from logits that the second cache
-// still has, which is faster than keeping them there and hides the stores behind arithmetic.
-constexpr int64_t kRowBlock = 2048;
-constexpr int64_t kKeptBlocks = 2;
+constexpr int64_t kRowBlock = 1024;
+// Exponentials kept for the gradient: they and the logits on their way share the second cache.
+constexpr int64_t kKeptBytes = int64_t{256} << 10;
 
+// A row is read from memory once. The exponentials of its blocks, each relative to the reference of
+// its time, are kept in the second cache and become the gradient; those of a row longer than
+// kKeptBytes are formed again from there on, from the logits read last.
 template <class T, class Row>
 struct LongRows {
   using Acc = Accumulator<T>;
+  static constexpr int64_t kKept = kKeptBytes / static_cast<int64_t>(sizeof(Acc));
 
   const TypedProblem<T, Row>& problem;
   Writer<T> writer;
-  const bool keeps;  // exponentials
   int64_t position = 0;
-  RowStats<Acc> stats = {};
-  DenseSums<Acc> dense = {};
-  Acc kept_max[kKeptBlocks];  // what each kept block is relative to
-  alignas(64) Acc kept[kKeptBlocks * kRowBlock];
-  alignas(64) Acc block[kRowBlock];
-  alignas(64) Acc coefficients[Row::kDense ? kRowBlock : 1];
+  RowSum<Acc> row = {};
+  Acc kept_reference[kKept / kRowBlock];
+  alignas(64) Acc kept[kKept];
+  alignas(64) Acc capped[kRowBlock];
 
   LongRows(const TypedProblem<T, Row>& typed, int64_t first)
       : problem(typed),
         writer(typed.dlogits + (typed.dlogits == nullptr ? 0 : first * typed.raw.classes),
-               typed.raw.stream),
-        keeps(typed.dlogits != nullptr && typed.raw.softcap == 0 &&
-              typed.raw.classes <= kKeptBlocks * kRowBlock) {}
+               typed.raw.stream) {}
 
   int64_t classes() const { return problem.raw.classes; }
   int64_t part(int64_t first) const {
     return classes() - first < kRowBlock ? classes() - first : kRowBlock;
   }
-  const Acc* LoadLogits(int64_t first, int64_t n) {
-    const Acc* x = Load(problem.logits + position * classes() + first, n, -Infinity<Acc>(), block);
-    if (problem.softcap == 0) return x;
+  bool keeps(int64_t first) const { return problem.dlogits != nullptr && first < kKept; }
+  const T* logits(int64_t first) const { return problem.logits + position * classes() + first; }
+
+  // Calls visit with the logits [first, first + n), capped where that is asked for.
+  template <class Visitor>
+  auto WithLogits(int64_t first, int64_t n, const Visitor& visit) {
+    const T* x = logits(first);
+    if (problem.softcap == 0) return visit(x);
     const Acc cap = problem.softcap;
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) block[i] = SoftCap(x[i], cap);
-    for (int64_t i = n; i < RoundUp(n); ++i) block[i] = -Infinity<Acc>();
-    return block;
+    for (int64_t i = 0; i < n; ++i) capped[i] = SoftCap(Acc{ToFloat(x[i])}, cap);
+    return visit(static_cast<const Acc*>(capped));
   }
 
-  // The gradient in `block` was by the capped logits. Nothing is kept under a cap: the room of the
-  // exponentials takes the logits.
-  void ChainThroughCap(int64_t first, int64_t n) {
-    const Acc* x = Load(problem.logits + position * classes() + first, n, Acc{0}, kept);
-    const Acc cap = problem.softcap;
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) block[i] *= SoftCapSlope(x[i], cap);
+  template <class X>
+  BlockSums<Acc> SumOf(const X* x, int64_t first, int64_t n) {
+    return WithCoefficients(problem, position, first, [&](const auto& coefficients) {
+      return keeps(first) ? SumBlock<true>(x, n, row.reference, coefficients, kept + first)
+                          : SumBlock<false>(x, n, row.reference, coefficients, kept);
+    });
   }
 
-  // Smoothing without class weights spreads one number over all classes; a block that ends in
-  // filler needs zeros there.
-  bool IsUniform(int64_t n) const {
-    return Row::kHasTarget && problem.class_weights == nullptr && n % kGroup == 0;
-  }
-
-  // The dense coefficients of classes [first, first + n), followed by zeros.
-  void FormCoefficients(int64_t first, int64_t n) {
-    if constexpr (Row::kDense) {
-      if (IsUniform(n)) {
-        coefficients[0] = problem.row.uniform;
-        return;
-      }
-      const Acc* weights = problem.class_weights;
-      const Row formula = problem.row;
-      if constexpr (Row::kHasTarget) {
-#pragma omp simd
-        for (int64_t i = 0; i < n; ++i) coefficients[i] = 0;
-      } else {
-        Widen(problem.probabilities() + position * classes() + first, n, coefficients);
-      }
-      if (weights == nullptr) {
-#pragma omp simd
-        for (int64_t i = 0; i < n; ++i) {
-          coefficients[i] = formula.Coefficient(coefficients[i], 1);
-        }
-      } else {
-#pragma omp simd
-        for (int64_t i = 0; i < n; ++i) {
-          coefficients[i] = formula.Coefficient(coefficients[i], weights[first + i]);
-        }
-      }
-      for (int64_t i = n; i < RoundUp(n); ++i) coefficients[i] = 0;
+  // A guess at the maximum, from a few elements that are not neighbours.
+  template <class X>
+  static Acc FirstReference(const X* x, int64_t n) {
+    Acc greatest = -Infinity<Acc>();
+    const int64_t places[] = {0, n / 4, n / 2, n - 1};
+    for (const int64_t i : places) {
+      const Acc each = ToFloat(x[i]);
+      greatest = each > greatest ? each : greatest;
     }
+    return greatest;
   }
 
-  template <Sum kSum, Dense kDense>
-  BlockSums<Acc> SumWith(const Acc* x, int64_t first, int64_t n) {
-    return keeps ? SumBlock<kSum, Keep::kExponentials, kDense>(x, coefficients, n, stats.max,
-                                                               kept + first)
-                 : SumBlock<kSum, Keep::kNothing, kDense>(x, coefficients, n, stats.max, kept);
+  // Where coefficients differ, gaps are measured from the very maximum, so that a coefficient there
+  // adds exactly 0. One number for all classes has no row whose loss is that small.
+  bool from_max() const {
+    return Row::kDense && (!Row::kHasTarget || problem.class_weights != nullptr);
   }
 
-  template <Sum kSum>
-  BlockSums<Acc> SumOf(const Acc* x, int64_t first, int64_t n, bool uniform) {
-    if constexpr (!Row::kDense) return SumWith<kSum, Dense::kNone>(x, first, n);
-    if constexpr (Row::kHasTarget) {
-      if (uniform) return SumWith<kSum, Dense::kUniform>(x, first, n);
+  template <class X>
+  void AddBlock(const X* x, int64_t first, int64_t n) {
+    if (from_max()) {
+      row.RaiseReference(MaxOf(x, n));
+    } else if (first == 0) {
+      row.RaiseReference(FirstReference(x, n));
     }
-    return SumWith<kSum, Dense::kEach>(x, first, n);
+    BlockSums<Acc> sums = SumOf(x, first, n);
+    if (!row.IsNear(sums.max)) {
+      row.RaiseReference(sums.max);
+      sums = SumOf(x, first, n);
+    }
+    row.Add(sums, first);
+    if (keeps(first)) kept_reference[first / kRowBlock] = row.reference;
   }
 
-  void AddBlock(int64_t first, int64_t n) {
-    const Acc* x = LoadLogits(first, n);
-    FormCoefficients(first, n);
-    BlockSums<Acc> sums;
-    bool below = false;
-    if (first > 0) {
-      sums = SumOf<Sum::kBelowMax>(x, first, RoundUp(n), IsUniform(n));
-      below = sums.max < stats.max;
+  RowSoftmax<Acc> Summarise() {
+    row = {};
+    for (int64_t first = 0; first < classes(); first += kRowBlock) {
+      const int64_t n = part(first);
+      WithLogits(first, n, [&](const auto* x) { AddBlock(x, first, n); });
     }
-    if (!below) {
-      const Acc block_max = first > 0 ? sums.max : MaxOf(x, RoundUp(n));
-      const Acc max = block_max > stats.max ? block_max : stats.max;
-      dense = Rescaled(dense, stats.max, max);
-      stats = Rescaled(stats, max);
-      sums = SumOf<Sum::kWithMax>(x, first, RoundUp(n), IsUniform(n));
-    }
-    stats.count_max += static_cast<double>(sums.count_max);
-    stats.rest += static_cast<double>(sums.rest);
-    dense.gap += static_cast<double>(sums.gap);
-    dense.total += static_cast<double>(sums.total);
-    if (keeps) kept_max[first / kRowBlock] = stats.max;
-  }
-
-  void FormGradient(const Acc* e, int64_t n, const RowSoftmax<Acc>& softmax, Acc total, Acc scale) {
-    const int64_t whole = RoundUp(n) / kGroup * kGroup;
-    const Acc sum_minus_one = softmax.sum_minus_one;
-    if constexpr (!Row::kDense) {
-      const Acc factor = total * scale;
-#pragma omp simd
-      for (int64_t i = 0; i < whole; ++i) block[i] = e[i] * factor;
-    } else if (IsUniform(n)) {
-      const Acc a = coefficients[0];
-#pragma omp simd
-      for (int64_t i = 0; i < whole; ++i) {
-        block[i] = DenseGradient(e[i], total, a, sum_minus_one, scale);
-      }
-    } else {
-#pragma omp simd
-      for (int64_t i = 0; i < whole; ++i) {
-        block[i] = DenseGradient(e[i], total, coefficients[i], sum_minus_one, scale);
-      }
-    }
+    return Finish(row, [&](int64_t peak, Acc max) {
+      const int64_t n = part(peak);
+      return WithLogits(peak, n, [&](const auto* x) { return SumApart(x, n, max); });
+    });
   }
 
   // `total` is A, `k` the upstream gradient; `at_target` replaces the element at `label`.
@@ -163,37 +112,51 @@ struct LongRows {
     const Acc scale = k / softmax.sum;
     for (int64_t first = 0; first < classes(); first += kRowBlock) {
       const int64_t n = part(first);
-      FormCoefficients(first, n);
-      if (keeps) {
-        const Acc e_max = ExpNonPositive(kept_max[first / kRowBlock] - softmax.max);
-        FormGradient(kept + first, n, softmax, total * e_max, scale);
+      const auto write = [&](Acc e_max, const auto& exponentials) {
+        WithCoefficients(problem, position, first, [&](const auto& coefficients) {
+          WriteBlock(n, label - first, at_target, first, [&](int64_t i, int64_t count) {
+            const Vector<Acc> e = exponentials(i, count);
+            if constexpr (Row::kDense) {
+              return DenseGradient(e, Splat(total * e_max), coefficients.At(i, count),
+                                   Splat(softmax.sum_minus_one), Splat(scale));
+            } else {
+              return e * (total * e_max * scale);
+            }
+          });
+        });
+      };
+      if (keeps(first)) {
+        const Acc* e = kept + first;
+        write(ExpNonPositive(kept_reference[first / kRowBlock] - softmax.max),
+              [=](int64_t i, int64_t count) { return LoadFirst(e + i, count, Acc{0}); });
       } else {
-        const Acc* x = LoadLogits(first, n);
-        if (StreamPlain(x, n, softmax.max, total * scale, label - first)) continue;
-        ExpOf(x, RoundUp(n), softmax.max, block);
-        FormGradient(block, n, softmax, total, scale);
+        WithLogits(first, n, [&](const auto* x) {
+          write(1, [=](int64_t i, int64_t count) {
+            return ExpNonPositive(LoadFirst(x + i, count, {}) - softmax.max);
+          });
+        });
       }
-      if (label >= first && label < first + n) block[label - first] = at_target;
-      if (problem.softcap > 0) ChainThroughCap(first, n);
-      writer.Write(block, n);
     }
   }
 
-  // The commonest block without a detour through the first cache; false where it is not one.
-  bool StreamPlain(const Acc* x, int64_t n, Acc max, Acc factor, int64_t target) {
-    if constexpr (Row::kDense || sizeof(T) != sizeof(Acc)) return false;
-    if (problem.softcap > 0 || (target >= 0 && target < n)) return false;
-    char* lines = writer.TakeLines(n);
-    if (lines == nullptr) return false;
-    StreamScaledExp(x, n, max, factor, lines);
-    return true;
-  }
-
-  RowSoftmax<Acc> Summarise() {
-    stats = {};
-    dense = {};
-    for (int64_t first = 0; first < classes(); first += kRowBlock) AddBlock(first, part(first));
-    return Finish(stats);
+  // The gradient by the capped logits is that by the logits but for the cap's slope.
+  template <class Values>
+  void WriteBlock(int64_t n, int64_t target, Acc at_target, int64_t first, const Values& values) {
+    const auto patched = [&](int64_t i, int64_t count) {
+      Vector<Acc> gradient = values(i, count);
+      const uint64_t lane = static_cast<uint64_t>(target - i);
+      if (Row::kHasTarget && lane < static_cast<uint64_t>(count)) gradient[lane] = at_target;
+      return gradient;
+    };
+    if (problem.softcap == 0) {
+      writer.Write(n, patched);
+      return;
+    }
+    const T* x = logits(first);
+    const Vector<Acc> cap = Splat(problem.softcap);
+    writer.Write(n, [&](int64_t i, int64_t count) {
+      return patched(i, count) * SoftCapSlope(LoadFirst(x + i, count, T{}), cap);
+    });
   }
 
   // An ignored row is read only where its lse is wanted.
@@ -217,11 +180,11 @@ struct LongRows {
     const RowSoftmax<Acc> softmax = Summarise();
     const Acc lse = LogSumExp(softmax);
     Target<Acc> target = {softmax.max, 0, 0};
+    const DenseSums<Acc> dense = row.dense_from_max();
     Acc dense_total = static_cast<Acc>(dense.total);
     if constexpr (Row::kHasTarget) {
       const Acc weight = problem.weight(label);
-      const Acc logit = ToFloat(problem.logits[position * classes() + label]);
-      target = {problem.Capped(logit), problem.row.keep * weight,
+      target = {problem.Capped(ToFloat(*logits(label))), problem.row.keep * weight,
                 Row::kDense ? problem.row.uniform * weight : Acc{0}};
       dense_total = problem.dense_total();
     }

@@ -5,6 +5,7 @@
 #include "cpu/blocks.h"
 #include "cpu/lanes.h"
 #include "cpu/problem.h"
+#include "cpu/writer.h"
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
@@ -93,13 +94,17 @@ struct Tile {
   void StoreGradient(int64_t c0, int64_t n) {
     if (inner() == 1) {
       Transpose(x, n, lanes, kTileLanes, row_major, n);
-      writer->Write(row_major, lanes * n);
+      writer->Write(lanes * n, [&](int64_t i, int64_t count) {
+        return LoadFirst(row_major + i, count, Acc{0});
+      });
       return;
     }
     ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
       for (int64_t c = 0; c < n; ++c) {
         Writer<T> run_writer(problem.dlogits + offset + (c0 + c) * inner(), problem.raw.stream);
-        run_writer.Write(row(c) + lane, run);
+        const Acc* source = row(c) + lane;
+        run_writer.Write(
+            run, [=](int64_t i, int64_t count) { return LoadFirst(source + i, count, Acc{0}); });
         run_writer.Finish();
       }
     });

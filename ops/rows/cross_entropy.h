@@ -20,7 +20,7 @@ struct DenseSums {
 // A coefficient of 0 switches its term off, also where the class is masked (0 * inf = 0).
 template <class Acc>
 SCE_HD Acc GapTerm(Acc coefficient, Acc gap) {
-  return coefficient == 0 ? Acc{0} : coefficient * gap;
+  return coefficient == Acc{} ? Acc{} : coefficient * gap;
 }
 
 // The z-loss z lse^2 of a position, and what it adds to the coefficient of p in the gradient. The

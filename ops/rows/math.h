@@ -47,10 +47,28 @@ using Accumulator = typename AccumulatorOf<T>::type;
 template <class To, class From>
 SCE_HD To BitCast(From from) {
   static_assert(sizeof(To) == sizeof(From), "BitCast keeps the size");
+#if defined(__GNUC__) && !defined(__CUDACC__)
+  return __builtin_bit_cast(To, from);
+#else
   To to;
   std::memcpy(&to, &from, sizeof(to));
   return to;
+#endif
 }
+
+// A function of V is for one number, or for a vector of them: see cpu/vectors.h.
+template <class V>
+struct NumberTypes;
+template <>
+struct NumberTypes<float> {
+  using Scalar = float;
+  using Bits = uint32_t;
+};
+template <>
+struct NumberTypes<double> {
+  using Scalar = double;
+  using Bits = uint64_t;
+};
 
 template <class Acc>
 SCE_HD Acc Infinity() {
@@ -65,66 +83,82 @@ constexpr bool kFusedMultiplyAdd = true;
 constexpr bool kFusedMultiplyAdd = false;
 #endif
 
-// Contract of ScaledExp: exp(x) / kExpScale for x in [-inf, 0] or nan. Exactly 1 / kExpScale at 0
-// and exactly 0 at -inf, nan at nan; subnormal results are rounded once, in the multiplication by
-// kExpScale. Max error: 1.0 ulp of Acc with fused multiply-add, 1.5 ulp without, for x >= -20;
-// 3 ulp below. Undefined for x > 0.
+// Contract of ExpNonPositive: exp(x) for x in [-inf, 0] or nan, and beyond what the name promises
+// up to 32. Exactly 1 at 0 and exactly 0 at -inf, nan at nan; subnormal results are rounded once,
+// in the last step. Max error: 1.0 ulp of Acc with fused multiply-add, 1.5 ulp without, for x >=
+// -20; 3 ulp below.
 //
 // exp(x) = 2^n exp(r), n = rint(x / ln 2). Adding 1.5 * 2^mantissa rounds to n and leaves n in the
-// low bits of the sum, together with the exponent's bias and the scale, which keeps every power a
-// normal number.
-template <class Acc>
-constexpr Acc kExpScale = 0;
+// low bits of the sum, together with the exponent's bias and that of kScale, which keeps every
+// power a normal number.
+template <class Scalar>
+struct ExpConstants;
 template <>
-constexpr float kExpScale<float> = 0x1p-24f;
+struct ExpConstants<float> {
+  static constexpr int kMantissa = 23;
+  static constexpr float kLowest = -104.0f;
+  static constexpr float kLog2E = 0x1.715476p+0f;
+  static constexpr float kRound = 0x1.8p23f + (127 + 24);
+  static constexpr float kScale = 0x1p-24f;
+  template <class V>
+  static SCE_HD V Reduced(V x, V n) {
+    // A fused product is exact, and then the part of ln 2 beyond a float is less than half an ulp.
+    return kFusedMultiplyAdd ? x - n * 0x1.62e430p-1f : (x - n * 0x1.63p-1f) + n * 0x1.bd0106p-13f;
+  }
+  template <class V>
+  static SCE_HD V Polynomial(V r) {
+    V q = 1.3814467059e-3f * r + 8.3687804112e-3f;
+    q = q * r + 4.1668394211e-2f;
+    q = q * r + 1.6666520108e-1f;
+    q = q * r + 4.9999993413e-1f;
+    q = q * r + 1.0f;
+    return q * r + 1.0f;
+  }
+};
 template <>
-constexpr double kExpScale<double> = 0x1p-56;
+struct ExpConstants<double> {
+  static constexpr int kMantissa = 52;
+  static constexpr double kLowest = -746.0;
+  static constexpr double kLog2E = 0x1.71547652b82fep+0;
+  static constexpr double kRound = 0x1.8p52 + (1023 + 56);
+  static constexpr double kScale = 0x1p-56;
+  template <class V>
+  static SCE_HD V Reduced(V x, V n) {
+    return (x - n * 0x1.62e42fee00000p-1) - n * 0x1.a39ef35793c76p-33;
+  }
+  template <class V>
+  static SCE_HD V Polynomial(V r) {
+    V q = 2.4999965343255922631e-8 * r + 2.7630378620805180305e-7;
+    q = q * r + 2.7557587342203818353e-6;
+    q = q * r + 2.4801492762795647439e-5;
+    q = q * r + 1.9841269504765356436e-4;
+    q = q * r + 1.3888888943922639616e-3;
+    q = q * r + 8.3333333334956237916e-3;
+    q = q * r + 4.1666666666529188594e-2;
+    q = q * r + 1.6666666666666410235e-1;
+    q = q * r + 5.0000000000000010721e-1;
+    q = q * r + 1.0;
+    return q * r + 1.0;
+  }
+};
 
-SCE_HD float ScaledExp(float x) {
-  constexpr float kLowest = -104.0f;
-  constexpr float kRound = 0x1.8p23f + (127 + 24);
-  x = x < kLowest ? kLowest : x;
-  const float shifted = x * 0x1.715476p+0f + kRound;
-  const float n = shifted - kRound;
-  // A fused product is exact, and then the part of ln 2 beyond a float is less than half an ulp.
-  const float r =
-      kFusedMultiplyAdd ? x - n * 0x1.62e430p-1f : (x - n * 0x1.63p-1f) + n * 0x1.bd0106p-13f;
-  float q = 1.3814467059e-3f;
-  q = q * r + 8.3687804112e-3f;
-  q = q * r + 4.1668394211e-2f;
-  q = q * r + 1.6666520108e-1f;
-  q = q * r + 4.9999993413e-1f;
-  q = q * r + 1.0f;
-  q = q * r + 1.0f;
-  return q * BitCast<float>(BitCast<uint32_t>(shifted) << 23);
-}
+// A target with better instructions for it says so.
+template <class V>
+struct ExpOf {
+  static SCE_HD V NonPositive(V x) {
+    using K = ExpConstants<typename NumberTypes<V>::Scalar>;
+    const V lowest = V{} + K::kLowest;
+    x = x < lowest ? lowest : x;
+    const V shifted = x * K::kLog2E + K::kRound;
+    const V q = K::Polynomial(K::Reduced(x, shifted - K::kRound));
+    const auto power = BitCast<typename NumberTypes<V>::Bits>(shifted) << K::kMantissa;
+    return q * BitCast<V>(power) * K::kScale;
+  }
+};
 
-SCE_HD double ScaledExp(double x) {
-  constexpr double kLowest = -746.0;
-  constexpr double kRound = 0x1.8p52 + (1023 + 56);
-  x = x < kLowest ? kLowest : x;
-  const double shifted = x * 0x1.71547652b82fep+0 + kRound;
-  const double n = shifted - kRound;
-  const double r = (x - n * 0x1.62e42fee00000p-1) - n * 0x1.a39ef35793c76p-33;
-  double q = 2.4999965343255922631e-8;
-  q = q * r + 2.7630378620805180305e-7;
-  q = q * r + 2.7557587342203818353e-6;
-  q = q * r + 2.4801492762795647439e-5;
-  q = q * r + 1.9841269504765356436e-4;
-  q = q * r + 1.3888888943922639616e-3;
-  q = q * r + 8.3333333334956237916e-3;
-  q = q * r + 4.1666666666529188594e-2;
-  q = q * r + 1.6666666666666410235e-1;
-  q = q * r + 5.0000000000000010721e-1;
-  q = q * r + 1.0;
-  q = q * r + 1.0;
-  return q * BitCast<double>(BitCast<uint64_t>(shifted) << 52);
-}
-
-// exp(x) with ScaledExp's contract.
-template <class Acc>
-SCE_HD Acc ExpNonPositive(Acc x) {
-  return ScaledExp(x) * kExpScale<Acc>;
+template <class V>
+SCE_HD V ExpNonPositive(V x) {
+  return ExpOf<V>::NonPositive(x);
 }
 
 template <class Acc>
@@ -202,40 +236,53 @@ SCE_HD double ToFloat(double value) { return value; }
 SCE_HD float ToFloat(BFloat16 value) {
   return BitCast<float>(static_cast<uint32_t>(value.bits) << 16);
 }
-SCE_HD float ToFloat(Half value) {
-  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
-  const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
+// `bits` has a half in the low 16 of each 32.
+template <class V>
+SCE_HD V HalfToFloat(typename NumberTypes<V>::Bits bits) {
+  const auto sign = (bits & 0x8000u) << 16;
+  const auto magnitude = (bits & 0x7fffu) << 13;
   // The product moves the exponent's bias and normalises subnormal halves exactly.
-  const uint32_t finite = BitCast<uint32_t>(BitCast<float>(magnitude) * 0x1p112f);
-  const uint32_t bits = magnitude >= 0x0f800000u ? (magnitude | 0x7f800000u) : finite;
-  return BitCast<float>(bits | sign);
+  const auto finite = BitCast<typename NumberTypes<V>::Bits>(BitCast<V>(magnitude) * 0x1p112f);
+  return BitCast<V>((magnitude >= 0x0f800000u ? (magnitude | 0x7f800000u) : finite) | sign);
+}
+SCE_HD float ToFloat(Half value) { return HalfToFloat<float>(value.bits); }
+
+// Round to nearest even; nan stays nan, overflow becomes inf, subnormals are exact. BFloat16Bits
+// has its result in the high 16 bits of each 32, HalfBits in the low ones.
+template <class V>
+SCE_HD typename NumberTypes<V>::Bits BFloat16Bits(V value) {
+  using Bits = typename NumberTypes<V>::Bits;
+  const auto bits = BitCast<Bits>(value);
+  const auto rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const Bits nan = Bits{} + 0x7fc00000u;
+  return value != value ? nan : rounded;
+}
+template <class V>
+SCE_HD typename NumberTypes<V>::Bits HalfBits(V value) {
+  const auto bits = BitCast<typename NumberTypes<V>::Bits>(value);
+  const auto sign = (bits >> 16) & 0x8000u;
+  const auto magnitude = bits & 0x7fffffffu;
+  const auto normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  // Floats from 0.5 to 1 lie 2^-24 apart, which is the step of subnormal halves: the sum rounds to
+  // that step.
+  const auto subnormal =
+      BitCast<typename NumberTypes<V>::Bits>(BitCast<V>(magnitude) + 0.5f) - 0x3f000000u;
+  const auto special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+  const auto finite = magnitude < 0x38800000u ? subnormal : normal;
+  return sign | (magnitude >= 0x477ff000u ? special : finite);
 }
 
-// Round to nearest even; nan stays nan, overflow becomes inf, subnormals are exact.
 template <class T>
 SCE_HD T FromFloat(Accumulator<T> value) {
   return value;
 }
 template <>
 SCE_HD BFloat16 FromFloat<BFloat16>(float value) {
-  const uint32_t bits = BitCast<uint32_t>(value);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const uint32_t quiet_nan = (bits >> 16) | 0x40u;
-  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  return BFloat16{static_cast<uint16_t>(is_nan ? quiet_nan : rounded)};
+  return BFloat16{static_cast<uint16_t>(BFloat16Bits(value) >> 16)};
 }
 template <>
 SCE_HD Half FromFloat<Half>(float value) {
-  const uint32_t bits = BitCast<uint32_t>(value);
-  const uint32_t sign = (bits >> 16) & 0x8000u;
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
-  // Floats from 0.5 to 1 lie 2^-24 apart, which is the step of subnormal halves: the sum rounds to
-  // that step.
-  const uint32_t subnormal = BitCast<uint32_t>(BitCast<float>(magnitude) + 0.5f) - 0x3f000000u;
-  const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
-  const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
-  return Half{static_cast<uint16_t>(sign | (magnitude >= 0x477ff000u ? special : finite))};
+  return Half{static_cast<uint16_t>(HalfBits(value))};
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

@@ -22,7 +22,10 @@ struct SoftLabelCrossEntropyLossRow {
   Acc keep;     // 1 - e
   Acc uniform;  // e / C
 
-  SCE_HD Acc Coefficient(Acc label, Acc weight) const { return weight * (label * keep + uniform); }
+  template <class V>
+  SCE_HD V Coefficient(V label, V weight) const {
+    return weight * (label * keep + uniform);
+  }
 };
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

@@ -30,7 +30,7 @@ SCE_HD double SmallTanh(double x) {
 
 template <class Acc>
 SCE_HD Acc Magnitude(Acc x) {
-  return x < 0 ? -x : x;
+  return x < Acc{} ? -x : x;
 }
 
 // Contract of SoftCap: cap * tanh(x / cap) for any x and cap > 0; exactly +-cap at +-inf, nan at

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command line: `onnxloss export | append | train-step | info | fuse | check | bench | view`."""
+"""The command `onnxloss`: `export | append | train-step | info | fuse | check | bench | view`."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def _sort_branches(nodes: Iterable[onnx.NodeProto]) -> None:
 
 
 def _tidy_names(graph: ir.Graph) -> None:
-    """Names a step after the value that it leads to; counters are there where a name is not alone."""
+    """Names a step after the value it leads to; a counter is there where a name is not alone."""
     values = [value for node in graph.all_nodes() for value in node.outputs]
     values += graph.initializers.values()
     for value in reversed(values):

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+// The sum of a long row's exponentials, built up from blocks.
+#pragma once
+
+#include "cpu/block_sums.h"
+
+namespace onnxloss::ONNXLOSS_TARGET {
+
+// Blocks are summed relative to a reference that is near the greatest element so far, and not above
+// it. The block that holds the greatest waits apart: where the row is confident, the greatest's own
+// terms must not join the others, see RowStats, and that block is summed once more without them.
+template <class Acc>
+struct RowSum {
+  Acc reference = -Infinity<Acc>();
+  Acc max = -Infinity<Acc>();
+  int64_t peak = 0;      // first class of the block that holds `max`
+  double peak_sum = 0;   // of that block
+  double other_sum = 0;  // of the others
+  DenseSums<Acc> dense = {};
+
+  // Elements so far above the reference neither overflow nor lose digits.
+  static constexpr Acc kNear = 32;
+  bool IsNear(Acc greatest) const { return greatest <= reference + kNear; }
+
+  void RaiseReference(Acc raised) {
+    if (raised <= reference) return;
+    const double factor = static_cast<double>(ExpNonPositive(reference - Shift(raised)));
+    peak_sum *= factor;
+    other_sum *= factor;
+    dense = Rescaled(dense, reference, raised);
+    reference = raised;
+  }
+
+  void Add(const BlockSums<Acc>& sums, int64_t first) {
+    const bool rises = sums.max > max;
+    other_sum += rises ? peak_sum : sums.sum;
+    peak_sum = rises ? sums.sum : peak_sum;
+    peak = rises ? first : peak;
+    max = rises ? sums.max : max;
+    dense.gap += sums.gap;
+    dense.total += sums.total;
+  }
+
+  DenseSums<Acc> dense_from_max() const { return Rescaled(dense, reference, max); }
+  double relative_to_max() const { return static_cast<double>(ExpNonPositive(reference - max)); }
+};
+
+// `peak_stats` gives the stats of the block that holds the greatest. They are asked for where the
+// greatest has more than half of the sum; elsewhere the sum less 1 keeps its digits.
+template <class Acc, class PeakStats>
+inline RowSoftmax<Acc> Finish(const RowSum<Acc>& row, const PeakStats& peak_stats) {
+  const double factor = row.relative_to_max();
+  const double sum = (row.peak_sum + row.other_sum) * factor;
+  if (!(sum < 2)) return Finish(RowStats<Acc>{row.max, 0, sum});
+  RowStats<Acc> stats = peak_stats(row.peak, row.max);
+  stats.rest += row.other_sum * factor;
+  return Finish(stats);
+}
+
+}  // namespace onnxloss::ONNXLOSS_TARGET

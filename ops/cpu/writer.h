@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT
+// Outputs written from beginning to end, past the caches where no cache could hold them.
+#pragma once
+
+#include "cpu/vectors.h"
+
+namespace onnxloss::ONNXLOSS_TARGET {
+
+inline void Fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+// Writes an output from its beginning to its end, with `stream` past the caches. The target may
+// have any alignment; what does not fill a line waits for the next piece, so that only the first
+// and last line are written in part. Call Finish at the end, and Fence before another thread reads
+// the output.
+template <class T>
+class Writer {
+ public:
+  using Acc = Accumulator<T>;
+
+  Writer(T* target, bool stream)
+      : target_(target),
+        stream_(stream && reinterpret_cast<uintptr_t>(target) % sizeof(T) == 0),
+        before_(static_cast<int64_t>(reinterpret_cast<uintptr_t>(target) % kLineBytes / sizeof(T))),
+        filled_(before_) {}
+
+  // The next n elements: values(i, count) are those from i on, of which the first `count` count.
+  // A call for each vector would cost more than the vector does.
+  template <class Values>
+  __attribute__((flatten)) void Write(int64_t n, const Values& values) {
+    if (!stream_) {
+      StoreAll(n, values);
+      return;
+    }
+    int64_t i = 0;
+    if (filled_ > 0) i = Fill(0, n < kLine - filled_ ? n : kLine - filled_, values);
+    for (; i + kLine <= n; i += kLine) {
+      for (int64_t j = 0; j < kLine; j += kWidth<Acc>) {
+        Stream(target_ + j, values(i + j, kWidth<Acc>));
+      }
+      target_ += kLine;
+    }
+    if (i < n) Fill(i, n, values);
+  }
+
+  void WriteZeros(int64_t n) {
+    Write(n, [](int64_t, int64_t) { return Vector<Acc>{}; });
+  }
+
+  void Finish() {
+    for (int64_t i = before_; i < filled_; ++i) target_[i - before_] = line_[i];
+    filled_ = 0;
+  }
+
+ private:
+  static constexpr int64_t kLineBytes = 64;
+  static constexpr int64_t kLine = kLineBytes / static_cast<int64_t>(sizeof(T));
+
+  template <class Values>
+  void StoreAll(int64_t n, const Values& values) {
+    int64_t i = 0;
+    for (; i + kWidth<Acc> <= n; i += kWidth<Acc>) Store(target_ + i, values(i, kWidth<Acc>));
+    if (i < n) {
+      alignas(kLineBytes) T last[kWidth<Acc>];
+      Store(last, values(i, n - i));
+      for (int64_t j = 0; i + j < n; ++j) target_[i + j] = last[j];
+    }
+    target_ += n;
+  }
+
+  // Adds the elements [first, last) to the waiting line, and sends it off where they fill it.
+  template <class Values>
+  int64_t Fill(int64_t first, int64_t last, const Values& values) {
+    for (int64_t i = first; i < last; i += kWidth<Acc>) {
+      const int64_t count = last - i < kWidth<Acc> ? last - i : kWidth<Acc>;
+      Store(line_ + filled_, values(i, count));
+      filled_ += count;
+    }
+    if (filled_ == kLine) SendLine();
+    return last;
+  }
+
+  void SendLine() {
+    const int64_t n = kLine - before_;
+    if (before_ > 0) {
+      Finish();
+    } else {
+      for (int64_t j = 0; j < kLine; j += kWidth<Acc>) Stream(target_ + j, Load(line_ + j));
+    }
+    target_ += n;
+    before_ = 0;
+    filled_ = 0;
+  }
+
+  T* target_;
+  bool stream_;
+  int64_t before_;  // elements of the first line that are not the output's
+  int64_t filled_;  // elements in line_, those before the output included
+  alignas(kLineBytes) T line_[kLine + kWidth<Acc>];
+};
+
+}  // namespace onnxloss::ONNXLOSS_TARGET

@@ -35,6 +35,7 @@ export ONNXLOSS_EXAMPLES
 
 .PHONY: help demo examples setup models lint format clean wheel
 .PHONY: test test-frameworks $(FRAMEWORKS:%=test-%) test-sanitizers test-openvino test-view
+.PHONY: cuda-compile test-gpu bench-gpu
 .PHONY: bench bench-training bench-ort-training
 .PHONY: docs portability screenshots site
 
@@ -49,6 +50,11 @@ help:
 	@echo "make test-sanitizers"
 	@echo "             C++ tests of the kernels, and with AddressSanitizer, UndefinedBehavior-"
 	@echo "             Sanitizer and ThreadSanitizer; the fuzz with AddressSanitizer"
+	@echo "make cuda-compile"
+	@echo "             build the library with CUDA kernels for all GPUs, where nvcc is"
+	@echo "make test-gpu, make bench-gpu"
+	@echo "             test and time the CUDA kernels; need a GPU and an environment with torch,"
+	@echo "             onnxruntime-gpu and the library built with CUDA: GPU_PYTHON=.../python"
 	@echo "make setup   what demo and test need: environments, build, install"
 	@echo "make bench   time the losses; writes docs/benchmarks.md and its pictures"
 	@echo "make bench-training"
@@ -109,6 +115,31 @@ $(SANITIZERS:%=test-sanitizer-%): test-sanitizer-%:
 	@ctest --test-dir build/sanitizer-$* --output-on-failure >build/sanitizer-$*/ctest.log || \
 	  { cat build/sanitizer-$*/ctest.log; exit 1; }
 	@grep "tests passed" build/sanitizer-$*/ctest.log
+
+# With what ptxas says of each kernel, which nothing but a fresh build tells of all.
+cuda-compile: | $(VENV)/.made
+	@if ! command -v nvcc >/dev/null; then echo "nvcc not found: the CUDA kernels stay uncompiled"; \
+	else echo "Compiling the CUDA kernels" && rm -rf build/cuda && mkdir -p build/cuda && \
+	  PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/cuda -G Ninja -DONNXLOSS_CUDA=ON \
+	    -DCMAKE_CUDA_FLAGS="-Xptxas -v" >build/cuda/configure.log && \
+	  { cmake --build build/cuda >build/cuda/build.log 2>&1 || { cat build/cuda/build.log; exit 1; }; } && \
+	  $(BIN)/python tools/check_cuda_build.py build/cuda/build.log build/cuda/libonnxloss.so; fi
+
+# The GPU's machine has its own environment: torch, onnxruntime-gpu, and onnxloss installed with
+# `pip install . -C cmake.define.ONNXLOSS_CUDA=ON`.
+GPU_PYTHON ?= python3
+test-gpu: export ONNXLOSS_CUDA_MACHINE := gpu
+test-gpu:
+	@$(GPU_PYTHON) -m bench.bench_cuda --device
+	@$(GPU_PYTHON) -m pytest tests/test_cuda_losses.py tests/test_cuda_paths.py \
+	  tests/test_cuda_sampled.py
+	@ONNXLOSS_PROVIDER=CUDAExecutionProvider $(GPU_PYTHON) -m pytest tests/test_losses.py -k library
+	@for tool in memcheck racecheck initcheck; do echo "compute-sanitizer: $$tool" && \
+	  compute-sanitizer --tool $$tool --error-exitcode 1 $(GPU_PYTHON) -m pytest --quiet \
+	    tests/test_cuda_paths.py -k every_path || exit 1; done
+
+bench-gpu:
+	@$(GPU_PYTHON) -m bench.bench_cuda --markdown docs/benchmarks_gpu.md
 
 setup: $(VENV)/.installed $(ORT_TRAINING_READY)
 

@@ -19,6 +19,11 @@ WAYS = ("function body", "library", "inlined")
 OTHER_LIBRARY = os.environ.get("ONNXLOSS_TEST_LIBRARY")
 """Another build of the library to test in the place of the installed one, as with a sanitizer."""
 
+PROVIDERS = dict.fromkeys(
+    (os.environ.get("ONNXLOSS_PROVIDER", "CPUExecutionProvider"), "CPUExecutionProvider")
+)
+"""`make test-gpu` asks for CUDA's; what it does not run goes to the CPU."""
+
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 RUNTIME_ERRORS = (
     onnxruntime.capi.onnxruntime_pybind11_state.Fail,
@@ -55,7 +60,7 @@ def make_session(
     elif library:
         onnxloss.register(options)
     return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        model.SerializeToString(), options, providers=list(PROVIDERS)
     )
 
 

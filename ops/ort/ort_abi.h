@@ -23,6 +23,7 @@ struct OrtValue;
 struct OrtTensorTypeAndShapeInfo;
 struct OrtShapeInferContext;
 struct OrtCustomOp;
+struct OrtAllocator;
 
 enum OrtErrorCode : int { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };
 enum ONNXTensorElementDataType : int {
@@ -60,7 +61,11 @@ struct OrtApi {
   void* unused_63[2];
   // Slot 65.
   OrtStatus* (*GetTensorTypeAndShape)(const OrtValue* value, OrtTensorTypeAndShapeInfo** out);
-  void* unused_66[19];
+  void* unused_66[9];
+  // Slots 75 and 76.
+  OrtStatus* (*AllocatorAlloc)(OrtAllocator* allocator, size_t size, void** out);
+  OrtStatus* (*AllocatorFree)(OrtAllocator* allocator, void* memory);
+  void* unused_77[8];
   // Slots 85 to 91.
   OrtStatus* (*KernelInfoGetAttribute_float)(const OrtKernelInfo* info, const char* name,
                                              float* out);
@@ -80,11 +85,21 @@ struct OrtApi {
   void* unused_94[5];
   // Slot 99.
   void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo* info);
-  void* unused_100[174];
+  void* unused_100[32];
+  // Slot 132.
+  void (*ReleaseAllocator)(OrtAllocator* allocator);
+  void* unused_133[60];
+  // Slot 193.
+  OrtStatus* (*KernelContext_GetGPUComputeStream)(const OrtKernelContext* context, void** out);
+  void* unused_194[80];
   // Slot 274.
   OrtStatus* (*KernelContext_ParallelFor)(const OrtKernelContext* context,
                                           void (*body)(void* data, size_t index), size_t total,
                                           size_t batches, void* data);
+  void* unused_275[3];
+  // Slot 278.
+  OrtStatus* (*KernelInfoGetAllocator)(const OrtKernelInfo* info, OrtMemType type,
+                                       OrtAllocator** out);
 };
 
 struct OrtApiBase {

@@ -5,6 +5,11 @@
 #include <mutex>
 
 #include "cpu/kernels.h"
+#if defined(ONNXLOSS_WITH_CUDA)
+#include "cuda/loss.h"
+#include "cuda/sampled.h"
+#include "ort/cuda_kernel.h"
+#endif
 #include "ort/loss_kernel.h"
 #include "ort/registration.h"
 #include "ort/sampled_kernel.h"
@@ -50,17 +55,18 @@ constexpr LabelKind kIndexKinds[] = {LabelKind::kIndex32, LabelKind::kIndex64};
 
 constexpr size_t kRegistrations = 3 * 4 * 2 + 3 * 4;
 
-std::array<Registration<Operator>, kRegistrations> MakeRegistrations() {
+std::array<Registration<Operator>, kRegistrations> MakeRegistrations(
+    Registration<Operator> (*make)(const Operator& op)) {
   std::array<Registration<Operator>, kRegistrations> made = {};
   size_t count = 0;
   for (const ElementType type : kTypes) {
     for (const auto& entry : kIndexOperators) {
       for (const LabelKind kind : kIndexKinds) {
-        made[count++] = Register({{entry.name, entry.form, type, kind}});
+        made[count++] = make({{entry.name, entry.form, type, kind}});
       }
     }
     for (const auto& entry : kProbabilityOperators) {
-      made[count++] = Register({{entry.name, entry.form, type, LabelKind::kProbabilities}});
+      made[count++] = make({{entry.name, entry.form, type, LabelKind::kProbabilities}});
     }
   }
   return made;
@@ -78,13 +84,22 @@ struct Domains {
   size_t count = 0;
 };
 
-OrtStatus* MakeDomain(const OrtApi& api, OrtCustomOpDomain** domain) {
-  static const std::array<Registration<Operator>, kRegistrations> registrations =
-      MakeRegistrations();
-  if (OrtStatus* status = api.CreateCustomOpDomain("onnxloss", domain)) return status;
+OrtStatus* AddOperators(const OrtApi& api, OrtCustomOpDomain* domain,
+                        const std::array<Registration<Operator>, kRegistrations>& registrations) {
   for (const Registration<Operator>& registration : registrations) {
-    if (OrtStatus* status = api.CustomOpDomain_Add(*domain, &registration)) return status;
+    if (OrtStatus* status = api.CustomOpDomain_Add(domain, &registration)) return status;
   }
+  return nullptr;
+}
+
+OrtStatus* MakeDomain(const OrtApi& api, OrtCustomOpDomain** domain) {
+  static const auto registrations = MakeRegistrations(Register);
+  if (OrtStatus* status = api.CreateCustomOpDomain("onnxloss", domain)) return status;
+  if (OrtStatus* status = AddOperators(api, *domain, registrations)) return status;
+#if defined(ONNXLOSS_WITH_CUDA)
+  static const auto on_cuda = MakeRegistrations(RegisterOnCuda);
+  if (OrtStatus* status = AddOperators(api, *domain, on_cuda)) return status;
+#endif
   return AddSampledOperators(api, *domain);
 }
 
@@ -125,6 +140,27 @@ ONNXLOSS_EXPORT onnxloss::ort::OrtStatus* RegisterCustomOps(
     return api->AddCustomOpDomain(options, domain);
   });
 }
+
+#if defined(ONNXLOSS_WITH_CUDA)
+// The CUDA kernels without ONNX Runtime, for tests and benchmarks: see ops/cuda/loss.h.
+ONNXLOSS_EXPORT int64_t OnnxLossCudaScratchBytes(const onnxloss::cuda::LossCall* call) {
+  return onnxloss::cuda::ScratchBytes(*call);
+}
+
+ONNXLOSS_EXPORT const char* OnnxLossCudaRun(const onnxloss::cuda::LossCall* call, void* scratch,
+                                            void* stream) {
+  return onnxloss::cuda::RunLoss(*call, scratch, stream);
+}
+
+ONNXLOSS_EXPORT int64_t OnnxLossCudaSampledScratchBytes(const onnxloss::cuda::SampledCall* call) {
+  return onnxloss::cuda::SampledScratchBytes(*call);
+}
+
+ONNXLOSS_EXPORT const char* OnnxLossCudaRunSampled(const onnxloss::cuda::SampledCall* call,
+                                                   void* scratch, void* stream) {
+  return onnxloss::cuda::RunSampled(*call, scratch, stream);
+}
+#endif
 
 // Makes every kernel of this process use "v2", "v3" or "v4" (x86-64), "baseline" (elsewhere), or
 // the best one again with "auto". Returns 0, or 1 and changes nothing where this machine cannot run

@@ -66,6 +66,11 @@ SAME_MEMBER(OrtApi, KernelContext_GetOutput);
 SAME_MEMBER(OrtApi, ReleaseStatus);
 SAME_MEMBER(OrtApi, ReleaseTensorTypeAndShapeInfo);
 SAME_MEMBER(OrtApi, KernelContext_ParallelFor);
+SAME_MEMBER(OrtApi, AllocatorAlloc);
+SAME_MEMBER(OrtApi, AllocatorFree);
+SAME_MEMBER(OrtApi, ReleaseAllocator);
+SAME_MEMBER(OrtApi, KernelContext_GetGPUComputeStream);
+SAME_MEMBER(OrtApi, KernelInfoGetAllocator);
 
 SAME_MEMBER(OrtCustomOp, version);
 SAME_MEMBER(OrtCustomOp, CreateKernel);

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MIT
+// The table of what is compiled: which kernel for which type of logits and labels.
+#pragma once
+
+#include "cuda/resident_rows.h"
+#include "cuda/streamed_rows.h"
+#include "cuda/sums.h"
+#include "cuda/tiles.h"
+
+namespace onnxloss::cuda {
+
+using RowKernel = void (*)(Arguments);
+
+// The kernels of one type of logits and one kind of labels.
+struct KernelTable {
+  RowKernel resident[kNumResidences];
+  RowKernel streamed;
+  RowKernel strided;
+  RowKernel probabilities;
+  RowKernel label_gradients;  // of probabilities as labels, else null
+  void (*weigh)(WeighArguments);
+};
+
+template <class T, class Row>
+RowKernel LabelGradientsOf() {
+  if constexpr (Row::kHasTarget) return nullptr;
+  if constexpr (!Row::kHasTarget) return LabelGradients<T, Row>;
+}
+
+template <class T, class Row>
+const KernelTable& TableFor() {
+  static const KernelTable table = {
+      {ResidentRows<T, Row, 0>, ResidentRows<T, Row, 1>, ResidentRows<T, Row, 2>,
+       ResidentRows<T, Row, 3>, ResidentRows<T, Row, 4>, ResidentRows<T, Row, 5>},
+      StreamedRows<T, Row>,
+      StridedRows<T, Row>,
+      ProbabilityRows<T, Row>,
+      LabelGradientsOf<T, Row>(),
+      WeighPositions<T, Row>};
+  static_assert(kNumResidences == 6, "every residence has its kernel");
+  return table;
+}
+
+// Index labels, index labels with smoothing, probabilities.
+enum Formula : int { kIndex, kSmoothedIndex, kProbabilities };
+
+template <class T>
+const KernelTable& TableFor(Formula formula) {
+  using Acc = Accumulator<T>;
+  if (formula == kProbabilities) return TableFor<T, SoftLabelCrossEntropyLossRow<Acc>>();
+  if (formula == kSmoothedIndex) return TableFor<T, SoftmaxCrossEntropyLossRow<Acc, true>>();
+  return TableFor<T, SoftmaxCrossEntropyLossRow<Acc, false>>();
+}
+
+// Each is compiled in a file of its own.
+const KernelTable& Float16Kernels(Formula formula);
+const KernelTable& BFloat16Kernels(Formula formula);
+const KernelTable& Float32Kernels(Formula formula);
+const KernelTable& Float64Kernels(Formula formula);
+
+}  // namespace onnxloss::cuda

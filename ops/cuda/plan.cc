@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT
+#include "cuda/plan.h"
+
+namespace onnxloss::cuda {
+namespace {
+
+constexpr int64_t kVectorBytes = 16;
+// A loss alone is streamed, but for short rows, and where so few rows would leave the chip idle.
+constexpr int64_t kLongestShortRow = 128;  // vectors
+constexpr int64_t kFewRows = 256;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Vectors that a row touches, however it lies.
+int64_t VectorsOf(const LossCall& call) {
+  const int64_t bytes = BytesOf(static_cast<ElementType>(call.type));
+  const int64_t row = call.classes * bytes;
+  const bool aligned =
+      row % kVectorBytes == 0 && reinterpret_cast<uintptr_t>(call.logits) % kVectorBytes == 0;
+  return CeilDiv(row + (aligned ? 0 : kVectorBytes - bytes), kVectorBytes);
+}
+
+bool Fits(int64_t vectors, const Residence& residence, int cluster) {
+  return vectors <= static_cast<int64_t>(residence.lanes) * residence.vectors * cluster;
+}
+
+Plan Resident(int64_t rows, int index, int cluster) {
+  const Residence& residence = kResidences[index];
+  const int64_t blocks = CeilDiv(rows * residence.lanes, residence.threads) * cluster;
+  return {Path::kResident, index, blocks, residence.threads, cluster, 0};
+}
+
+Plan Streamed(int64_t rows) { return {Path::kStreamed, 0, rows, kStreamedThreads, 1, 0}; }
+
+// Neighbouring threads have neighbouring positions; more than one of them share a row where the
+// positions alone would leave the chip idle, or the row is long.
+Plan PlanTiles(const LossCall& call, Path path) {
+  constexpr int64_t kEnoughPositions = 1 << 17;
+  constexpr int64_t kClassesPerLane = 16;
+  int lanes = call.inner == 1 ? 32 : 1;
+  const bool many = call.positions() >= kEnoughPositions;
+  while (lanes < 32 && lanes * kClassesPerLane < call.classes && !(many && lanes >= 4)) lanes *= 2;
+  const int64_t blocks = CeilDiv(call.positions() * lanes, kStridedThreads);
+  return {path, 0, blocks, kStridedThreads, 1, lanes};
+}
+
+Plan PlanLastAxis(const LossCall& call, int architecture) {
+  const int64_t vectors = VectorsOf(call);
+  const int64_t rows = call.positions();
+  const bool is_short = vectors <= kLongestShortRow;
+  // The arithmetic of a cap would take the registers of a resident row.
+  if (call.softcap > 0) return is_short ? PlanTiles(call, Path::kStrided) : Streamed(rows);
+  if (call.dlogits == nullptr && !is_short && rows > kFewRows) return Streamed(rows);
+  for (int i = 0; i < kNumResidences; ++i) {
+    if (Fits(vectors, kResidences[i], 1)) return Resident(rows, i, 1);
+  }
+  // The same threads with fewer registers in use hide more latency, in twice as many blocks.
+  for (int i = kNumResidences - 2; i < kNumResidences && architecture >= kFirstWithClusters; ++i) {
+    for (int cluster = 2; cluster <= kLargestCluster; cluster *= 2) {
+      if (Fits(vectors, kResidences[i], cluster)) return Resident(rows, i, cluster);
+    }
+  }
+  return Streamed(rows);
+}
+
+}  // namespace
+
+int64_t BytesOf(ElementType type) {
+  switch (type) {
+    case ElementType::kFloat16:
+    case ElementType::kBFloat16:
+      return 2;
+    case ElementType::kFloat32:
+      return 4;
+    case ElementType::kFloat64:
+      break;
+  }
+  return 8;
+}
+
+Plan PlanFor(const LossCall& call, int architecture) {
+  if (call.positions() == 0) return {Path::kNothing, 0, 0, 0, 1, 0};
+  if (call.from_logits == 0) return PlanTiles(call, Path::kProbabilities);
+  if (call.inner > 1) return PlanTiles(call, Path::kStrided);
+  return PlanLastAxis(call, architecture);
+}
+
+Plan PlanForLabelGradients(const LossCall& call) { return PlanTiles(call, Path::kStrided); }
+
+int64_t SumBlocks(int64_t count) {
+  constexpr int64_t kPerBlock = int64_t{8} * kSumThreads;
+  const int64_t blocks = CeilDiv(count, kPerBlock);
+  return blocks < kMostSumBlocks ? (blocks > 0 ? blocks : 1) : kMostSumBlocks;
+}
+
+int WeighLanes(const LossCall& call) {
+  const bool reads_rows = call.label_kind == static_cast<int64_t>(LabelKind::kProbabilities) &&
+                          call.class_weights_positions != 0;
+  return reads_rows ? 32 : 1;
+}
+
+}  // namespace onnxloss::cuda

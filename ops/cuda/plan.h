@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+// Which kernel runs a call, and on how many threads: a function of shapes, types and chip alone.
+#pragma once
+
+#include "cuda/loss.h"
+
+namespace onnxloss::cuda {
+
+enum class Path : int {
+  kNothing,        // no position
+  kResident,       // the row stays in the registers of its threads: one read
+  kStreamed,       // a block goes along the row: one read for the loss, two for the gradient
+  kStrided,        // the class axis is not last: neighbouring threads have neighbouring positions
+  kProbabilities,  // from_logits = 0
+};
+
+// How a row stays on chip: in `vectors` registers of 16 bytes of each of `lanes` threads. Up to a
+// warp, a block has several rows; beyond, a row has a block or a cluster of blocks.
+struct Residence {
+  int lanes;
+  int vectors;
+  int threads;         // of a block
+  int blocks_at_once;  // that a multiprocessor must have registers for
+};
+constexpr Residence kResidences[] = {{4, 1, 128, 8},   {32, 1, 128, 8},  {32, 4, 128, 5},
+                                     {256, 4, 256, 3}, {256, 8, 256, 2}, {512, 8, 512, 1}};
+constexpr int kNumResidences = 6;
+// Larger clusters are not portable.
+constexpr int kLargestCluster = 8;
+constexpr int kFirstWithClusters = 90;
+
+constexpr int kStreamedThreads = 512;
+constexpr int kStridedThreads = 256;
+
+struct Plan {
+  Path path;
+  int residence;  // of kResident
+  int64_t blocks;
+  int threads;  // of a block
+  int cluster;  // blocks
+  // Of kStrided and kProbabilities: so many threads share a row.
+  int class_lanes;
+};
+
+// `architecture` is 90 for sm_90.
+Plan PlanFor(const LossCall& call, int architecture);
+
+// Of the kernel of dlabels: one of kStrided, whatever runs the rest.
+Plan PlanForLabelGradients(const LossCall& call);
+
+// Blocks that sum `count` numbers; where there are several, one more block sums their sums.
+int64_t SumBlocks(int64_t count);
+constexpr int kSumThreads = 1024;
+constexpr int64_t kMostSumBlocks = 1024;
+// Threads that share a position while positions are weighed.
+int WeighLanes(const LossCall& call);
+
+int64_t BytesOf(ElementType type);
+
+}  // namespace onnxloss::cuda

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+// A block goes along the row: once for the loss, once more for the gradient.
+#pragma once
+
+#include "cuda/plan.h"
+#include "cuda/vectors.h"
+
+namespace onnxloss::cuda {
+
+// logits are [outer, C], of any length; one block per row. Four vectors of each thread are on the
+// way at a time.
+template <class T, class Row>
+ONNXLOSS_KERNEL(kStreamedThreads)
+StreamedRows(const Arguments arguments) {
+  using Acc = Accumulator<T>;
+  constexpr int kVectors = 4;
+  constexpr int64_t kThreads = kStreamedThreads;
+
+  const Problem<T, Row> problem(arguments);
+  const int64_t position = device::BlockIndex();
+  const int64_t thread = device::ThreadIndex();
+  const Label<Acc> label = problem.LabelOf(position);
+  const RowVectors<T, int64_t> row(problem.logits() + position * problem.call.classes,
+                                   problem.call.classes);
+  const bool writes = problem.call.dlogits != nullptr;
+
+  Hand<T, Row, int64_t, Cap::kPerhaps, kVectors> hand(problem, row);
+  Summary<Acc> summary;
+  if (label.counts || problem.call.lse != nullptr) {
+    for (int64_t at = thread; at < row.count(); at += kVectors * kThreads) {
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) hand.template Load<Again::kYes>(i, at + i * kThreads);
+      hand.AddTo(at, kThreads, &summary);
+    }
+  }
+  JoinCluster<Row::kDense, kStreamedThreads>(&summary);
+  const Result<Acc> result = FinishRow(problem, position, label, summary);
+  if (thread == 0) problem.Store(position, result.loss, result.lse);
+  if (!writes) return;
+  if (!label.counts || label.bad) {
+    for (int64_t at = thread; at < row.count(); at += kThreads) {
+      StoreConstant(problem, row, at, label.bad);
+    }
+    return;
+  }
+  for (int64_t at = thread; at < row.count(); at += kVectors * kThreads) {
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) hand.template Load<Again::kNo>(i, at + i * kThreads);
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      if (at + i * kThreads < row.count()) {
+        hand.StoreGradient(i, at + i * kThreads, result, label.index);
+      }
+    }
+  }
+}
+
+}  // namespace onnxloss::cuda

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+// Runs every kernel on small inputs under the thread sanitizer: to it each thread of a cluster is a
+// thread of its own, and only barriers order them. tests/test_cuda_races.py builds and runs it;
+// the numbers are looked at elsewhere.
+#include <cstdio>
+#include <vector>
+
+#include "cuda/device.h"
+#include "cuda/plan.h"
+
+namespace onnxloss::device {
+const char* Architecture(int* architecture) {
+  *architecture = 90;
+  return nullptr;
+}
+}  // namespace onnxloss::device
+
+namespace onnxloss::cuda {
+namespace {
+
+struct Shape {
+  const char* name;
+  int64_t outer;
+  int64_t classes;
+  int64_t inner;
+};
+
+// One for each path and residence; 16395 classes of float32 need a cluster of 4.
+constexpr Shape kShapes[] = {{"several rows a warp", 9, 5, 1},
+                             {"a row a warp", 3, 100, 1},
+                             {"a long row a warp", 3, 400, 1},
+                             {"a row a block", 2, 1030, 1},
+                             {"a long row a block", 1, 4200, 1},
+                             {"a row a cluster", 1, 16395, 1},
+                             {"strided", 2, 40, 7}};
+
+void Run(const Shape& shape, LabelKind kind, bool gradient, double softcap, int64_t from_logits) {
+  const int64_t positions = shape.outer * shape.inner;
+  const size_t elements = static_cast<size_t>(positions * shape.classes);
+  std::vector<float> logits(elements, 0.5f);
+  std::vector<float> probabilities(elements, 0.25f);
+  std::vector<int64_t> labels(static_cast<size_t>(positions), shape.classes / 2);
+  std::vector<float> class_weights(static_cast<size_t>(shape.classes), 0.75f);
+  std::vector<float> lse(static_cast<size_t>(positions));
+  std::vector<float> dlogits(elements);
+  std::vector<float> dlabels(elements);
+  float dloss = 1;
+  float loss = 0;
+  LossCall call = {};
+  call.type = static_cast<int64_t>(ElementType::kFloat32);
+  call.label_kind = static_cast<int64_t>(kind);
+  call.outer = shape.outer;
+  call.classes = shape.classes;
+  call.inner = shape.inner;
+  call.ignore_index = -100;
+  call.from_logits = from_logits;
+  call.reduced = 1;
+  call.mean = 1;
+  call.class_weights_positions = kind == LabelKind::kProbabilities && !gradient ? 1 : 0;
+  call.label_smoothing = kind == LabelKind::kProbabilities ? 0.1 : 0;
+  call.softcap = softcap;
+  call.logits = logits.data();
+  call.labels = labels.data();
+  if (kind == LabelKind::kProbabilities) call.labels = probabilities.data();
+  call.class_weights = class_weights.data();
+  call.dloss = &dloss;
+  call.loss = &loss;
+  call.lse = lse.data();
+  call.dlogits = gradient ? dlogits.data() : nullptr;
+  if (gradient && kind == LabelKind::kProbabilities) call.dlabels = dlabels.data();
+  std::vector<char> scratch(static_cast<size_t>(ScratchBytes(call)));
+  RunLoss(call, scratch.data(), nullptr);
+}
+
+}  // namespace
+}  // namespace onnxloss::cuda
+
+int main() {
+  using namespace onnxloss::cuda;
+  using onnxloss::LabelKind;
+  for (const Shape& shape : kShapes) {
+    std::printf("%s\n", shape.name);
+    Run(shape, LabelKind::kIndex64, true, 0, 1);
+    Run(shape, LabelKind::kProbabilities, shape.classes > 400, 0, 1);
+  }
+  const Shape long_row = {"streamed", 1, 9001, 1};
+  Run(long_row, LabelKind::kIndex64, true, 30, 1);
+  const Shape small = {"probabilities", 3, 40, 1};
+  Run(small, LabelKind::kProbabilities, true, 0, 0);
+  return 0;
+}

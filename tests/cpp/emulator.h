@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT
+// The names of ops/cuda/device.h for the host: the threads of a cluster are fibers, which take
+// turns wherever they meet. A barrier that some threads never reach ends the program with a
+// message.
+#pragma once
+
+#include <math.h>
+
+#include <cstddef>
+#include <cstring>
+#include <functional>
+
+#define ONNXLOSS_KERNEL(...) void
+#define ONNXLOSS_DEVICE inline
+
+namespace onnxloss::device {
+
+struct alignas(16) Bytes16 {
+  uint32_t words[4];
+};
+
+namespace emulator {
+
+constexpr size_t kMostShared = 48 << 10;    // of one object: as much as every GPU has
+constexpr size_t kSharedBytes = 256 << 10;  // a place for every type of every kernel
+
+struct Thread {
+  int index;
+  int block_threads;
+  int64_t block;
+  int64_t blocks;
+  int cluster_rank;
+  int cluster_blocks;
+  char* shared;  // of its block; those of the cluster's blocks follow one another
+};
+
+const Thread& Current();
+// Where a type's objects lie in the shared memory of any block.
+size_t ReserveShared(size_t size);
+void SyncBlock();
+void SyncCluster();
+// Gives every lane of the warp the value of lane ^ mask.
+void Exchange(void* value, size_t size, int mask);
+void Run(int64_t blocks, int threads, int cluster, const std::function<void()>& kernel);
+
+}  // namespace emulator
+
+inline int ThreadIndex() { return emulator::Current().index; }
+inline int BlockThreads() { return emulator::Current().block_threads; }
+inline int64_t BlockIndex() { return emulator::Current().block; }
+inline int64_t GridBlocks() { return emulator::Current().blocks; }
+inline int ClusterBlocks() { return emulator::Current().cluster_blocks; }
+inline int ClusterRank() { return emulator::Current().cluster_rank; }
+inline void SyncBlock() { emulator::SyncBlock(); }
+inline void SyncCluster() { emulator::SyncCluster(); }
+
+template <class Value>
+Value ShuffleXor(Value value, int mask) {
+  emulator::Exchange(&value, sizeof(value), mask);
+  return value;
+}
+
+template <class Value>
+Value& Shared() {
+  static_assert(sizeof(Value) <= emulator::kMostShared, "too much for one block");
+  static const size_t place = emulator::ReserveShared(sizeof(Value));
+  return *reinterpret_cast<Value*>(emulator::Current().shared + place);
+}
+
+template <class Value>
+const Value& InBlock(const Value& own, int rank) {
+  const std::ptrdiff_t blocks = rank - ClusterRank();
+  const std::ptrdiff_t bytes = blocks * static_cast<std::ptrdiff_t>(emulator::kSharedBytes);
+  return *reinterpret_cast<const Value*>(reinterpret_cast<const char*>(&own) + bytes);
+}
+
+// Typed accesses, so that the sanitizers see them.
+inline Bytes16 Load(const void* from) { return *static_cast<const Bytes16*>(from); }
+inline Bytes16 LoadOnce(const void* from) { return Load(from); }
+inline void StoreOnce(void* to, const Bytes16& bytes) { *static_cast<Bytes16*>(to) = bytes; }
+
+inline float ExpApproximate(float x) { return ::exp2f(x * 0x1.715476p+0f); }
+inline float ExpExact(float x) { return ::expf(x); }
+inline float Widen(uint16_t half) { return cuda::ToFloat(cuda::Half{half}); }
+template <class T>
+uint32_t NarrowPair(float low, float high) {
+  return uint32_t{cuda::FromFloat<T>(low).bits} | uint32_t{cuda::FromFloat<T>(high).bits} << 16;
+}
+inline uint32_t NarrowToHalves(float low, float high) { return NarrowPair<cuda::Half>(low, high); }
+inline uint32_t NarrowToBFloat16s(float low, float high) {
+  return NarrowPair<cuda::BFloat16>(low, high);
+}
+template <class Word>
+void Forget(Word*) {}
+
+using Stream = void*;
+
+template <class Arguments>
+const char* Launch(void (*kernel)(Arguments), int64_t blocks, int threads, int cluster, Stream,
+                   const Arguments& arguments) {
+  emulator::Run(blocks, threads, cluster, [&] { kernel(arguments); });
+  return nullptr;
+}
+
+// The tests choose it.
+const char* Architecture(int* architecture);
+
+}  // namespace onnxloss::device

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: MIT
+"""Which CUDA kernel runs what, and each of them on shapes of its own; all on the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import cuda_calls, reference
+from tests.cases import DTYPES, HARD, SOFT
+from tests.models import stash_dtype
+from tests.tolerance import assert_kernel_alone
+
+BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
+TYPES = {"float32": 1, "float16": 10, "float64": 11, "bfloat16": 16}
+
+# A row's vectors of 16 bytes decide: one number beside each limit of the residences.
+RESIDENCES = {4: 0, 5: 1, 32: 1, 33: 2, 128: 2, 129: 3, 1024: 3, 1025: 4, 2048: 4, 2049: 5, 4096: 5}
+CLUSTERS = {4097: (4, 4), 16384: (4, 8), 16385: (5, 8), 32768: (5, 8)}
+
+
+def plan(vectors: int, dtype: str = "float32", **fields: Any) -> dict[str, Any]:
+    call = {"type": TYPES[dtype], "outer": 512, "inner": 1, "from_logits": 1, "logits": 256}
+    call |= {"classes": vectors * 16 // BYTES[dtype], "dlogits": 256}
+    return cuda_calls.plan_of(**{**call, **fields})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("vectors", "residence"), RESIDENCES.items())
+def test_rows_with_a_gradient_stay_on_chip(vectors: int, residence: int, dtype: str) -> None:
+    made = plan(vectors, dtype)
+    assert (made["path"], made["residence"], made["cluster"]) == ("resident", residence, 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("vectors", "expected"), CLUSTERS.items())
+def test_longer_rows_take_clusters(vectors: int, expected: tuple[int, int], dtype: str) -> None:
+    made = plan(vectors, dtype)
+    assert (made["path"], made["residence"], made["cluster"]) == ("resident", *expected)
+    assert made["blocks"] == 512 * expected[1]
+    assert plan(vectors, dtype, architecture=89)["path"] == "streamed"
+
+
+def test_what_no_cluster_holds_is_streamed() -> None:
+    assert plan(32769)["path"] == "streamed"
+    # 262144 16-bit classes, and one that a row on no boundary of 16 bytes touches more.
+    assert plan(32768, "bfloat16")["path"] == "resident"
+    assert plan(32768, "bfloat16", logits=258)["path"] == "streamed"
+
+
+def test_a_loss_alone_is_streamed_where_rows_are_long_and_many() -> None:
+    assert plan(129, dlogits=0)["path"] == "streamed"
+    assert plan(128, dlogits=0)["path"] == "resident"
+    assert plan(129, dlogits=0, outer=64)["path"] == "resident"
+
+
+def test_other_axes_and_options() -> None:
+    assert plan(10, inner=3)["path"] == "strided"
+    assert plan(10, from_logits=0)["path"] == "probabilities"
+    assert plan(10, softcap=30.0)["path"] == "strided"
+    assert plan(1000, softcap=30.0)["path"] == "streamed"
+    assert plan(10, outer=0)["path"] == "nothing"
+
+
+# Beside the residences' limits for 16-bit and 32-bit rows, none a multiple of a vector; 70001
+# 32-bit classes take a cluster of 8 where there are clusters.
+SHAPES = {
+    "four lanes": ((11, 13), 1, "resident"),
+    "a warp": ((5, 101), 1, "resident"),
+    "a warp, longer": ((3, 499), 1, "resident"),
+    "a block": ((2, 3001), 1, "resident"),
+    "a block, longer": ((2, 7001), 1, "resident"),
+    "a cluster": ((2, 40003), 1, "resident"),
+    "strided": ((2, 37, 5), 1, "strided"),
+    "strided, long": ((2, 700, 3), 1, "strided"),
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "smoothed": {"label_smoothing": 0.125, "z_loss": 0.0078125},
+}
+
+
+def draw(loss: str, shape: tuple[int, ...], axis: int, dtype: str) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(sum(shape))
+    moved = (*np.delete(shape, axis), shape[axis])
+    stash = stash_dtype(dtype)
+    hard = rng.integers(0, shape[axis], moved[:-1])
+    soft = np.moveaxis(rng.dirichlet(np.ones(shape[axis]), moved[:-1]), -1, axis)
+    return {
+        "logits": (3 * rng.standard_normal(shape)).astype(DTYPES[dtype]),
+        "labels": hard if loss == HARD else soft.astype(DTYPES[dtype], order="C"),
+        "dloss": rng.uniform(0.25, 2, moved[:-1]).astype(stash),
+        "class_weights": rng.uniform(0.5, 2, shape[axis]).astype(stash),
+        "sample_weights": rng.uniform(0.5, 2, moved[:-1]).astype(stash),
+    }
+
+
+def assert_right(
+    outputs: dict[str, np.ndarray], loss: str, arrays: dict[str, np.ndarray], **settings: Any
+) -> None:
+    """Against the reference, whose inputs are those of the operator."""
+    expected = getattr(reference, loss)(**arrays, **settings)
+    wanted = dict(zip(("loss", "dlogits"), expected, strict=True))
+    for name, values in outputs.items():
+        assert_kernel_alone(values, wanted[name], name)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("loss", [HARD, SOFT])
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_path(name: str, setting: str, loss: str, dtype: str) -> None:
+    """At any alignment, with clusters and without."""
+    shape, axis, path = SHAPES[name]
+    arrays = draw(loss, shape, axis, dtype)
+    settings = {**SETTINGS[setting], "axis": axis, "reduction": "none"}
+    soft = loss == SOFT
+    item = DTYPES[dtype].itemsize
+    if dtype != "float64":
+        assert cuda_calls.path_of(settings, arrays, soft=soft) == path
+    for shift, architecture in ((0, 90), (item, 80)):
+        outputs = cuda_calls.run(
+            settings,
+            arrays,
+            soft=soft,
+            outputs=("loss", "dlogits"),
+            shift=shift,
+            architecture=architecture,
+        )
+        assert_right(outputs, loss, arrays, **settings)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("loss", [HARD, SOFT])
+@pytest.mark.parametrize("classes", [4096, 9001])
+def test_streamed_with_a_cap(classes: int, loss: str, dtype: str) -> None:
+    """What fills up a vector must not be lifted to -cap."""
+    arrays = draw(loss, (2, classes), 1, dtype)
+    settings = {"axis": 1, "reduction": "none", "logit_softcap": 4.0, "label_smoothing": 0.125}
+    soft = loss == SOFT
+    assert cuda_calls.path_of(settings, arrays, soft=soft) == "streamed"
+    outputs = cuda_calls.run(settings, arrays, soft=soft, outputs=("loss", "dlogits"))
+    assert_right(outputs, loss, arrays, **settings)
+
+
+@pytest.mark.parametrize("positions", [8193, 70000])
+def test_sums_over_several_blocks(positions: int) -> None:
+    arrays = draw(HARD, (positions, 2), 1, "float64")
+    arrays["dloss"] = np.asarray(1.5)
+    settings = {"axis": 1, "reduction": "mean", "label_smoothing": 0.125}
+    outputs = cuda_calls.run(settings, arrays, outputs=("loss", "dlogits"))
+    assert_right(outputs, HARD, arrays, **settings)
+
+
+@pytest.mark.parametrize("shape", [(9, 5), (3, 600), (2, 40003), (2, 40, 5)])
+@pytest.mark.parametrize("label", [-1, 10**6, 2**40])
+def test_a_bad_label_makes_its_row_nan_and_no_other(label: int, shape: tuple[int, ...]) -> None:
+    arrays = draw(HARD, shape, 1, "float32")
+    settings = {"axis": 1, "reduction": "none"}
+    good = cuda_calls.run(settings, arrays)
+    bad = (1,) * (len(shape) - 1)
+    arrays["labels"][bad] = label
+    outputs = cuda_calls.run(settings, arrays)
+    row = (bad[0], slice(None), *bad[1:])
+    for name, place in (("loss", bad), ("dlogits", row)):
+        assert np.isnan(outputs[name][place]).all()
+        outputs[name][place] = good[name][place]
+        np.testing.assert_array_equal(outputs[name], good[name])
+    # The row's lse is its logits'.
+    np.testing.assert_array_equal(outputs["lse"], good["lse"])
+
+
+def test_a_bad_label_takes_no_part_in_a_mean_s_gradient() -> None:
+    arrays = draw(HARD, (6, 10), 1, "float32")
+    arrays["dloss"] = np.ones((), np.float32)
+    settings = {"axis": 1, "reduction": "mean", "ignore_index": 3}
+    arrays["labels"][2] = 3
+    ignored = cuda_calls.run(settings, arrays, outputs=("loss", "dlogits"))
+    arrays["labels"][2] = 77
+    outputs = cuda_calls.run(settings, arrays, outputs=("loss", "dlogits"))
+    assert np.isnan(outputs["loss"]) and np.isnan(outputs["dlogits"][2]).all()
+    np.testing.assert_array_equal(outputs["dlogits"][3:], ignored["dlogits"][3:])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(5, 12), (3, 700), (2, 30, 5)])
+@pytest.mark.parametrize("from_logits", [1, 0])
+def test_gradient_by_labels(from_logits: int, shape: tuple[int, ...], dtype: str) -> None:
+    arrays = draw(SOFT, shape, 1, dtype)
+    if not from_logits:
+        arrays["logits"] = np.abs(arrays["logits"]) + DTYPES[dtype].type(0.125)
+    settings = {
+        "axis": 1,
+        "reduction": "none",
+        "label_smoothing": 0.25,
+        "from_logits": from_logits,
+    }
+    result = cuda_calls.run(settings, arrays, soft=True, outputs=("dlabels",))["dlabels"]
+    wide = {name: values.astype(np.float64) for name, values in arrays.items()}
+    x = np.moveaxis(wide["logits"], 1, -1)
+    rows = x.reshape(-1, shape[1])
+    neg_log_p = reference.negative_log_softmax(rows) if from_logits else -np.log(rows)
+    k = (wide["dloss"] * wide["sample_weights"])[..., None] * 0.75
+    expected = np.moveaxis(k * wide["class_weights"] * neg_log_p.reshape(x.shape), -1, 1)
+    assert_kernel_alone(result, expected, "dlabels")

@@ -105,12 +105,13 @@ def test_kernels_of_different_instruction_sets_share_no_code(tmp_path: Path) -> 
         command = [compiler, "-std=c++17", "-O0", "-w", f"-I{ROOT / 'ops'}", "-DONNXLOSS_TARGET=v9"]
         subprocess.run([*command, "-c", str(source), "-o", str(built)], check=True)
         listing = subprocess.run(
-            [nm, "-C", "--defined-only", str(built)], capture_output=True, text=True, check=True
+            [nm, "--defined-only", str(built)], capture_output=True, text=True, check=True
         )
-        # W and V are weak symbols, u unique ones: the linker keeps one of each name.
+        # W and V are weak symbols, u unique ones: the linker keeps one of each name. As the linker
+        # has them, since nm does not read the names of all lambdas.
         shared = [
             line
             for line in listing.stdout.splitlines()
-            if re.match(r"^[0-9a-f]+ [WVu] ", line) and "onnxloss::v9::" not in line
+            if re.match(r"^[0-9a-f]+ [WVu] ", line) and "8onnxloss2v9" not in line
         ]
         assert shared == []

@@ -2,7 +2,7 @@
 // The vector loops that sum one block of a long row.
 #pragma once
 
-#include "cpu/vectors.h"
+#include "cpu/vector_memory.h"
 #include "rows/cross_entropy.h"
 
 namespace onnxloss::ONNXLOSS_TARGET {

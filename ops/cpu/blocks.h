@@ -1,34 +1,19 @@
 // SPDX-License-Identifier: MIT
-// Blocks of elements between memory and the accumulator's type.
+// Elements in the accumulator's type, and rows on their side.
 #pragma once
-
-#include <cstring>
 
 #include "rows/math.h"
 
-#if defined(__SSE2__)
+#if defined(__F16C__)
 #include <immintrin.h>
 #endif
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
-// Loops run over whole groups of this many elements, so that no scalar remainder is left.
-constexpr int64_t kGroup = 16;
-
-constexpr int64_t kLine = 64;
-
-inline int64_t RoundUp(int64_t n) { return (n + kGroup - 1) / kGroup * kGroup; }
-
 template <class T>
 inline void Widen(const T* __restrict source, int64_t n, Accumulator<T>* __restrict target) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) target[i] = ToFloat(source[i]);
-}
-
-template <class T>
-inline void Narrow(const Accumulator<T>* __restrict source, int64_t n, T* __restrict target) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) target[i] = FromFloat<T>(source[i]);
 }
 
 #if defined(__F16C__)
@@ -41,32 +26,7 @@ inline void Widen<Half>(const Half* __restrict source, int64_t n, float* __restr
   }
   for (; i < n; ++i) target[i] = ToFloat(source[i]);
 }
-
-template <>
-inline void Narrow<Half>(const float* __restrict source, int64_t n, Half* __restrict target) {
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    const __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(source + i), _MM_FROUND_TO_NEAREST_INT);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(target + i), half);
-  }
-  for (; i < n; ++i) target[i] = FromFloat<Half>(source[i]);
-}
 #endif
-
-// `n` elements of `source` in the accumulator's type and a whole number of groups: the source
-// itself where it is that already, else a copy in `scratch` that ends in `filler`.
-template <class T>
-inline const Accumulator<T>* Load(const T* source, int64_t n, Accumulator<T> filler,
-                                  Accumulator<T>* scratch) {
-  if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
-    if (n % kGroup == 0) return source;
-    std::memcpy(scratch, source, static_cast<size_t>(n) * sizeof(T));
-  } else {
-    Widen(source, n, scratch);
-  }
-  for (int64_t i = n; i < RoundUp(n); ++i) scratch[i] = filler;
-  return scratch;
-}
 
 inline void Transpose4x4(const float* source, int64_t source_stride, float* target,
                          int64_t target_stride) {

@@ -2,7 +2,7 @@
 // Outputs written from beginning to end, past the caches where no cache could hold them.
 #pragma once
 
-#include "cpu/vectors.h"
+#include "cpu/vector_memory.h"
 
 namespace onnxloss::ONNXLOSS_TARGET {
 

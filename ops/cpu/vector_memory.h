@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT
+// The way of vectors from and to memory, where numbers may be narrower.
+#pragma once
+
+#include <type_traits>
+
+#include "cpu/vectors.h"
+
+namespace onnxloss::ONNXLOSS_TARGET {
+
+template <class V>
+struct __attribute__((packed, may_alias)) Unaligned {
+  V value;
+};
+template <class V, class T>
+inline V LoadAs(const T* source) {
+  return reinterpret_cast<const Unaligned<V>*>(source)->value;
+}
+template <class V, class T>
+inline void StoreAs(T* target, V value) {
+  reinterpret_cast<Unaligned<V>*>(target)->value = value;
+}
+
+using NarrowVector = VectorTypes<float>::Narrow;
+
+// To the low 16 bits of each 32.
+inline VectorBits<float> WidenBits(NarrowVector bits) {
+#if defined(__AVX512F__)
+  return BitCast<VectorBits<float>>(_mm512_maskz_cvtepu16_epi32(kAll, BitCast<__m256i>(bits)));
+#elif defined(__AVX2__)
+  return BitCast<VectorBits<float>>(_mm256_cvtepu16_epi32(BitCast<__m128i>(bits)));
+#else
+  return __builtin_convertvector(bits, VectorBits<float>);
+#endif
+}
+
+inline Vector<float> WidenHalves(NarrowVector halves) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtph_ps(kAll, BitCast<__m256i>(halves));
+#elif defined(__F16C__)
+  return _mm256_cvtph_ps(BitCast<__m128i>(halves));
+#else
+  return HalfToFloat<Vector<float>>(WidenBits(halves));
+#endif
+}
+
+#if defined(__AVX512F__)
+// Moves 16-bit elements about in one step; those without a bit in kUsed become 0.
+template <uint32_t kUsed>
+inline __m512i Permute16(__m512i places, __m512i elements) {
+  return _mm512_maskz_permutexvar_epi16(kUsed, places, elements);
+}
+#endif
+
+inline Vector<float> WidenBFloat16(NarrowVector bits) {
+#if defined(__AVX512F__)
+  // Element i to the high half of number i.
+  const VectorBits<float> places = {0 << 16,  1 << 16,  2 << 16,  3 << 16, 4 << 16,  5 << 16,
+                                    6 << 16,  7 << 16,  8 << 16,  9 << 16, 10 << 16, 11 << 16,
+                                    12 << 16, 13 << 16, 14 << 16, 15 << 16};
+  const __m512i elements = _mm512_castsi256_si512(BitCast<__m256i>(bits));
+  return BitCast<Vector<float>>(Permute16<0xaaaaaaaa>(BitCast<__m512i>(places), elements));
+#else
+  return BitCast<Vector<float>>(WidenBits(bits) << 16);
+#endif
+}
+
+inline NarrowVector NarrowToBFloat16(Vector<float> values) {
+#if defined(__AVX512F__)
+  // The high half of number i to element i.
+  const VectorBits<float> places = {0x00030001, 0x00070005, 0x000b0009, 0x000f000d,
+                                    0x00130011, 0x00170015, 0x001b0019, 0x001f001d};
+  const __m512i rounded = BitCast<__m512i>(BFloat16Bits(values));
+  const __m512i packed = Permute16<0xffff>(BitCast<__m512i>(places), rounded);
+  return BitCast<NarrowVector>(_mm512_maskz_extracti64x4_epi64(0xf, packed, 0));
+#else
+  return __builtin_convertvector(BFloat16Bits(values) >> 16, NarrowVector);
+#endif
+}
+
+inline NarrowVector NarrowToHalves(Vector<float> values) {
+#if defined(__AVX512F__)
+  return BitCast<NarrowVector>(_mm512_maskz_cvtps_ph(kAll, values, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  return BitCast<NarrowVector>(_mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT));
+#else
+  return __builtin_convertvector(HalfBits(values), NarrowVector);
+#endif
+}
+
+// kWidth elements from memory of any alignment.
+template <class T>
+inline Vector<Accumulator<T>> Load(const T* source) {
+  if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
+    return LoadAs<Vector<T>>(source);
+  } else {
+    const NarrowVector narrow = LoadAs<NarrowVector>(source);
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      return WidenBFloat16(narrow);
+    } else {
+      return WidenHalves(narrow);
+    }
+  }
+}
+
+// The first `count` elements, then `filler`.
+template <class T>
+inline Vector<Accumulator<T>> LoadFirst(const T* source, int64_t count, T filler) {
+  constexpr int64_t n = kWidth<Accumulator<T>>;
+  if (count == n) return Load(source);
+  alignas(kVectorBytes) T part[n];
+#if defined(__AVX512F__)
+  // One load that skips the others, which may not be there.
+  const __mmask16 first = static_cast<__mmask16>((1u << count) - 1);
+  if constexpr (std::is_same_v<T, float>) {
+    return _mm512_mask_loadu_ps(_mm512_set1_ps(filler), first, source);
+  } else if constexpr (std::is_same_v<T, double>) {
+    return _mm512_mask_loadu_pd(_mm512_set1_pd(filler), static_cast<__mmask8>(first), source);
+  } else {
+    const __m256i others = _mm256_set1_epi16(BitCast<int16_t>(filler));
+    StoreAs(part, _mm256_mask_loadu_epi16(others, first, source));
+    return Load(part);
+  }
+#endif
+  for (int64_t i = 0; i < n; ++i) part[i] = i < count ? source[i] : filler;
+  return Load(part);
+}
+
+// What memory gets of a vector: rounded to nearest even where T is narrower.
+template <class T>
+inline auto Narrowed(Vector<Accumulator<T>> values) {
+  if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
+    return values;
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    return NarrowToBFloat16(values);
+  } else {
+    return NarrowToHalves(values);
+  }
+}
+
+template <class T>
+inline void Store(T* target, Vector<Accumulator<T>> values) {
+  StoreAs(target, Narrowed<T>(values));
+}
+
+// Past the caches; `target` is aligned to the bytes written.
+template <class T>
+inline void Stream(T* target, Vector<Accumulator<T>> values) {
+  const auto narrowed = Narrowed<T>(values);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(narrowed) == 64) {
+    return _mm512_stream_si512(reinterpret_cast<__m512i*>(target), BitCast<__m512i>(narrowed));
+  }
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(narrowed) == 32) {
+    return _mm256_stream_si256(reinterpret_cast<__m256i*>(target), BitCast<__m256i>(narrowed));
+  }
+#endif
+#if defined(__SSE2__)
+  if constexpr (sizeof(narrowed) == 16) {
+    return _mm_stream_si128(reinterpret_cast<__m128i*>(target), BitCast<__m128i>(narrowed));
+  }
+  if constexpr (sizeof(narrowed) == 8) {
+    return _mm_stream_si64(reinterpret_cast<long long*>(target), BitCast<long long>(narrowed));
+  }
+#endif
+  StoreAs(target, narrowed);
+}
+
+// Fetches to the second cache what a loop will read soon. Without it a stream from memory waits for
+// the stores between its loads.
+template <class T>
+inline void FetchAhead(const T* source) {
+  constexpr int64_t kAheadBytes = 8192;
+  __builtin_prefetch(reinterpret_cast<const char*>(source) + kAheadBytes, 0, 2);
+}
+
+}  // namespace onnxloss::ONNXLOSS_TARGET

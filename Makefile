@@ -12,7 +12,7 @@ quietly = said=$$($(1) 2>&1) || { echo "$$said" >&2; exit 1; }
 
 # Folders too, so that a file that is gone counts as a change.
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
-           $(shell find python onnxscript_defs ops -not -path '*/__pycache__*')
+           $(shell find backend python onnxscript_defs ops -not -path '*/__pycache__*')
 
 # Tests run what is installed. A path to other sources must not get in before it.
 unexport PYTHONPATH
@@ -233,13 +233,11 @@ $(ORT_TRAINING)/.installed: dist/.made | $(ORT_TRAINING)/.made
 
 wheel: dist/.made
 
-# auditwheel names the oldest C library that the wheel runs with, and refuses any other dependency.
 dist/.made: $(SOURCES) | $(VENV)/.made
 	@echo "Building the wheel"
-	@rm -rf dist build/dist && mkdir -p dist && touch $@.new
+	@rm -rf dist && mkdir dist && touch $@.new
 	@$(call quietly,$(BIN)/python -m build --no-isolation --sdist --outdir dist .)
-	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/dist .
-	@$(call quietly,PATH=$(abspath $(BIN)):$$PATH auditwheel repair --wheel-dir dist build/dist/*.whl)
+	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
 	@mv $@.new $@
 
 $(ENVIRONMENTS:%=.venv-%/.made): .venv-%/.made:

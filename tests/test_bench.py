@@ -56,9 +56,12 @@ def test_it_refuses_to_time_another_training(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_pictures_show_what_the_page_says() -> None:
     page = (plots.DOCS / "benchmarks.md").read_text()
     tables = plots.read(page)
-    assert [table.title for table in tables] == re.findall(r"^## (.*)$", page, re.M)
+    titles = re.findall(r"^## (.*)$", page, re.M)
+    # Of the sampled softmax the loss alone is timed.
+    drawn = [title for title in titles if not title.startswith("Sampled")]
+    assert [table.title for table in tables] == drawn
     for table in tables:
-        loss, both = table.rows["onnxloss, library"]
+        loss, both = next(iter(table.rows.values()))
         assert 0 < loss < both
     figure = plots.draw(tables[:2])
     bars = [bar.get_width() for bar in figure.axes[0].containers[0]]

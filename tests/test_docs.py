@@ -15,6 +15,7 @@ import pytest
 
 from docs import command_line, generate
 from tests.pages import check_page
+from tests.test_accuracy import GRADIENT_ULP, LOSS_ULP, NARROW_ULP
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -90,3 +91,14 @@ def test_the_page_on_numerics_names_tests_that_are_there() -> None:
     assert len(named) >= 10
     for name in named:
         assert re.search(rf"^(def )?{name}\b", sources, re.M), name
+
+
+def test_the_page_on_numerics_has_the_bounds_that_are_asserted() -> None:
+    page = (ROOT / "docs" / "numerics.md").read_text()
+    most, every = GRADIENT_ULP["most"], GRADIENT_ULP["all"]
+    for bound in (
+        f"loss, float32 and float64 | {LOSS_ULP:g} ulp |",
+        f"float64 | {most:g} ulp for 99.9 % of the elements, {every:g} ulp for all |",
+        f"float16 and bfloat16 | {NARROW_ULP:g} ulp |",
+    ):
+        assert bound in page, bound

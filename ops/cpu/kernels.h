@@ -8,6 +8,10 @@ namespace onnxloss {
 
 // The numbers are ONNX's own (TensorProto.DataType).
 enum class ElementType : int { kFloat32 = 1, kFloat16 = 10, kFloat64 = 11, kBFloat16 = 16 };
+constexpr int64_t BytesOf(ElementType type) {
+  if (type == ElementType::kFloat64) return 8;
+  return type == ElementType::kFloat32 ? 4 : 2;
+}
 enum class LabelKind : int { kIndex32, kIndex64, kProbabilities };
 // The ignore_index of a problem that ignores no label: as a label it is bad like any other that is
 // no class.

@@ -6,9 +6,8 @@
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
-// Contract: dlabels_c = k (1-e) w_c -log softmax(x)_c, or k (1-e) w_c -log x_c of probabilities,
-// with k as in the rows' formulas. The exponentials are formed once more, so that -log softmax has
-// the digits of (max - x) + log_sum, which max + log_sum in one number would lose.
+// dlabels_c = k (1-e) w_c -log softmax(x)_c, or k (1-e) w_c -log x_c of probabilities, with k as in
+// the rows' formulas. The exponentials are formed once more: lse alone has not the digits.
 template <class T, class Row>
 struct LabelGradientRow {
   using Acc = Accumulator<T>;
@@ -19,10 +18,7 @@ struct LabelGradientRow {
   int64_t first;   // index of class 0
 
   LabelGradientRow(const TypedProblem<T, Row>& typed, int64_t at)
-      : problem(typed),
-        position(at),
-        stride(typed.raw.inner),
-        first(at / stride * typed.raw.classes * stride + at % stride) {}
+      : problem(typed), position(at), stride(typed.raw.inner), first(typed.first_class(at)) {}
 
   int64_t classes() const { return problem.raw.classes; }
   Acc x(int64_t c) const { return problem.Capped(ToFloat(problem.logits[first + c * stride])); }
@@ -43,21 +39,19 @@ struct LabelGradientRow {
     return Finish(RowStats<Acc>{max, count_max, rest});
   }
 
-  void Store(int64_t c, Acc factor, Acc neg_log_p) const {
-    static_cast<T*>(problem.raw.dlabels)[first + c * stride] =
-        FromFloat<T>(factor * (problem.weight(c) * neg_log_p));
+  void Store(int64_t c, Acc k, Acc neg_log_p) const {
+    const Acc gradient = LabelGradient(k, problem.row.keep, problem.weight(c), neg_log_p);
+    static_cast<T*>(problem.raw.dlabels)[first + c * stride] = FromFloat<T>(gradient);
   }
 
   void Run() const {
-    const Acc factor = problem.upstream(position) * problem.row.keep;
+    const Acc k = problem.upstream(position);
     if (!problem.raw.from_logits) {
-      for (int64_t c = 0; c < classes(); ++c) Store(c, factor, -Log(x(c)));
+      for (int64_t c = 0; c < classes(); ++c) Store(c, k, -Log(x(c)));
       return;
     }
     const RowSoftmax<Acc> softmax = Softmax();
-    for (int64_t c = 0; c < classes(); ++c) {
-      Store(c, factor, (softmax.max - x(c)) + softmax.log_sum);
-    }
+    for (int64_t c = 0; c < classes(); ++c) Store(c, k, NegLogP(softmax, x(c)));
   }
 };
 

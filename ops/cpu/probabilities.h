@@ -22,10 +22,7 @@ struct ProbabilityRow {
   int64_t label = -1;
 
   ProbabilityRow(const TypedProblem<T, Row>& typed, int64_t at)
-      : problem(typed),
-        position(at),
-        first(at / typed.raw.inner * typed.raw.classes * typed.raw.inner + at % typed.raw.inner),
-        stride(typed.raw.inner) {
+      : problem(typed), position(at), first(typed.first_class(at)), stride(typed.raw.inner) {
     if constexpr (Row::kHasTarget) label = typed.index(at);
   }
 

@@ -32,6 +32,10 @@ struct TypedProblem {
                ? static_cast<const int64_t*>(raw.labels)[position]
                : static_cast<const int32_t*>(raw.labels)[position];
   }
+  // Where class 0 of a position is; class c is c * inner further.
+  int64_t first_class(int64_t position) const {
+    return position / raw.inner * raw.classes * raw.inner + position % raw.inner;
+  }
   Acc weight(int64_t c) const { return class_weights == nullptr ? Acc{1} : class_weights[c]; }
   double plain_k(int64_t position) const {
     return static_cast<double>(dloss[raw.dloss_per_position ? position : 0]) / raw.denominator;

@@ -51,9 +51,7 @@ double ClassWeight(const TypedProblem<T, Row>& problem, int64_t position) {
            (e > 0 ? e / static_cast<double>(raw.classes) * raw.total_weight : 0);
   } else {
     if (!raw.class_weights_positions) return 1;
-    const int64_t outer = position / raw.inner;
-    const T* labels =
-        problem.probabilities() + outer * raw.classes * raw.inner + position % raw.inner;
+    const T* labels = problem.probabilities() + problem.first_class(position);
     // Many sums of few terms lose less than one sum of all.
     constexpr int64_t kSums = 64;
     double sums[kSums] = {};

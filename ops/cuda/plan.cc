@@ -65,19 +65,6 @@ Plan PlanLastAxis(const LossCall& call, int architecture) {
 
 }  // namespace
 
-int64_t BytesOf(ElementType type) {
-  switch (type) {
-    case ElementType::kFloat16:
-    case ElementType::kBFloat16:
-      return 2;
-    case ElementType::kFloat32:
-      return 4;
-    case ElementType::kFloat64:
-      break;
-  }
-  return 8;
-}
-
 Plan PlanFor(const LossCall& call, int architecture) {
   if (call.positions() == 0) return {Path::kNothing, 0, 0, 0, 1, 0};
   if (call.from_logits == 0) return PlanTiles(call, Path::kProbabilities);

@@ -55,6 +55,4 @@ constexpr int64_t kMostSumBlocks = 1024;
 // Threads that share a position while positions are weighed.
 int WeighLanes(const LossCall& call);
 
-int64_t BytesOf(ElementType type);
-
 }  // namespace onnxloss::cuda

@@ -171,14 +171,14 @@ LabelGradients(const Arguments arguments) {
   const Summary<Acc> summary = SummariseTile(problem, seat, has_row && are_logits);
   if (!has_row) return;
   const RowSoftmax<Acc> softmax = Finish(summary.stats);
-  const Acc factor = problem.Upstream(seat.position) * problem.row.keep;
+  const Acc k = problem.Upstream(seat.position);
   const int64_t first = problem.First(seat.position);
   for (int64_t c = seat.lane; c < problem.call.classes; c += seat.lanes) {
     const int64_t place = first + c * problem.call.inner;
     const Acc x = problem.Capped(Wide(problem.logits()[place]));
-    const Acc neg_log_p = are_logits ? (softmax.max - x) + softmax.log_sum : -Log(x);
-    static_cast<T*>(problem.call.dlabels)[place] =
-        Narrow<T>(factor * (problem.Weight(c) * neg_log_p));
+    const Acc neg_log_p = are_logits ? NegLogP(softmax, x) : -Log(x);
+    const Acc gradient = LabelGradient(k, problem.row.keep, problem.Weight(c), neg_log_p);
+    static_cast<T*>(problem.call.dlabels)[place] = Narrow<T>(gradient);
   }
 }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <limits>
 #include <string>
 
 #include "ort/operator.h"
@@ -43,6 +44,18 @@ OrtStatus* ReadSmoothing(const AttributeReader& read, ElementType type, double* 
 }
 
 }  // namespace
+
+double EmptyDenominator(EmptyMean empty_mean) {
+  switch (empty_mean) {
+    case EmptyMean::kNan:
+      return std::numeric_limits<double>::quiet_NaN();
+    case EmptyMean::kSum:
+      return 1;
+    case EmptyMean::kZero:
+      break;
+  }
+  return std::numeric_limits<double>::infinity();
+}
 
 OrtStatus* ReadAttributes(const OrtApi& api, const OrtKernelInfo* info, const Operator& op,
                           Attributes* attributes) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "ort/cuda_kernel.h"
 
-#include <limits>
 #include <string>
 
 #include "cuda/loss.h"
@@ -32,18 +31,6 @@ struct ScratchMemory {
     return api.AllocatorAlloc(allocator, static_cast<size_t>(bytes), &data);
   }
 };
-
-double EmptyDenominator(EmptyMean empty_mean) {
-  switch (empty_mean) {
-    case EmptyMean::kNan:
-      return std::numeric_limits<double>::quiet_NaN();
-    case EmptyMean::kSum:
-      return 1;
-    case EmptyMean::kZero:
-      break;
-  }
-  return std::numeric_limits<double>::infinity();
-}
 
 cuda::LossCall Describe(const LossKernel& node, const Inputs& inputs, const View& view) {
   const Attributes& attributes = node.attributes;

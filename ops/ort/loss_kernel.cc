@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "ort/loss_kernel.h"
 
-#include <limits>
 #include <string>
 
 #include "ort/tensors.h"
@@ -78,20 +77,10 @@ OrtStatus* ScanLabels(const LossKernel& kernel, const OrtKernelContext* context,
   return nullptr;
 }
 
-// What a mean is divided by: a denominator of 0 becomes what the attribute
-// says.
+// What a mean is divided by.
 double Denominator(const LossKernel& kernel, double total) {
   if (kernel.attributes.reduction != Reduction::kMean) return 1;
-  if (total != 0) return total;
-  switch (kernel.attributes.empty_mean) {
-    case EmptyMean::kNan:
-      return std::numeric_limits<double>::quiet_NaN();
-    case EmptyMean::kSum:
-      return 1;
-    case EmptyMean::kZero:
-      break;
-  }
-  return std::numeric_limits<double>::infinity();
+  return total != 0 ? total : EmptyDenominator(kernel.attributes.empty_mean);
 }
 
 template <class Acc>
@@ -106,19 +95,6 @@ double TotalWeight(const LossProblem& problem) {
   return problem.type == ElementType::kFloat64
              ? SumOf(static_cast<const double*>(problem.class_weights), problem.classes)
              : SumOf(static_cast<const float*>(problem.class_weights), problem.classes);
-}
-
-int64_t BytesOf(ElementType type) {
-  switch (type) {
-    case ElementType::kFloat16:
-    case ElementType::kBFloat16:
-      return 2;
-    case ElementType::kFloat32:
-      return 4;
-    case ElementType::kFloat64:
-      return 8;
-  }
-  return 0;
 }
 
 LossProblem Describe(const LossKernel& kernel, const Inputs& inputs, const View& view) {

@@ -9,7 +9,7 @@
 namespace onnxloss::ort {
 
 enum class Form { kLoss, kGradient, kLossAndGradient };
-// What replaces a denominator of 0: nan, 1 or infinity.
+// Of a mean whose denominator is 0: nan, the sum or 0.
 enum class EmptyMean { kNan, kSum, kZero };
 
 // What every registration is: an operator for one type of logits and one of labels. Where there is
@@ -89,6 +89,9 @@ struct Attributes {
   double logit_softcap;
   double label_smoothing;  // label_smoothing + label_smoothing_low
 };
+
+// What replaces a denominator of 0.
+double EmptyDenominator(EmptyMean empty_mean);
 
 OrtStatus* ReadAttributes(const OrtApi& api, const OrtKernelInfo* info, const Operator& op,
                           Attributes* attributes);

@@ -42,6 +42,19 @@ SCE_HD DenseSums<Acc> Rescaled(DenseSums<Acc> sums, Acc old_max, Acc max) {
   return {sums.gap + step, sums.total};
 }
 
+// -log softmax(x)_c: apart, the two terms keep the digits that max + log_sum in one number loses.
+template <class Acc>
+SCE_HD Acc NegLogP(RowSoftmax<Acc> softmax, Acc x) {
+  return (softmax.max - x) + softmax.log_sum;
+}
+
+// The derivative by a label probability whose share of the target is `keep` = 1-e: it is the term
+// of its class without the label.
+template <class Acc>
+SCE_HD Acc LabelGradient(Acc k, Acc keep, Acc weight, Acc neg_log_p) {
+  return k * keep * (weight * neg_log_p);
+}
+
 // k (p_c A - a_c) as k/sum * ((e_c A - a_c) - a_c (sum - 1)), e_c = exp(x_c - max): for a confident
 // row both brackets are exact where p_c A and a_c would round to the same number.
 template <class Acc>

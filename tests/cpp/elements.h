@@ -11,18 +11,7 @@
 
 namespace onnxloss::tests {
 
-inline size_t BytesOf(ElementType type) {
-  switch (type) {
-    case ElementType::kFloat16:
-    case ElementType::kBFloat16:
-      return 2;
-    case ElementType::kFloat32:
-      return 4;
-    case ElementType::kFloat64:
-      break;
-  }
-  return 8;
-}
+inline size_t SizeOf(ElementType type) { return static_cast<size_t>(BytesOf(type)); }
 
 // The type of sums and weights.
 inline ElementType SumsOf(ElementType type) {

@@ -47,7 +47,7 @@ class Random {
 class Numbers {
  public:
   Numbers(ElementType type, size_t count, Place place)
-      : type_(type), count_(count), buffer_(count * BytesOf(type), BytesOf(type), place) {}
+      : type_(type), count_(count), buffer_(count * SizeOf(type), SizeOf(type), place) {}
   Numbers(ElementType type, const std::vector<double>& values, Place place)
       : Numbers(type, values.size(), place) {
     for (size_t i = 0; i < count_; ++i) Encode(type, values[i], data(), static_cast<int64_t>(i));

@@ -39,7 +39,6 @@ Gradient (dloss, log_p, labels, weights, ignored) => (dlogits)
     dlogits = Mul (direction, on_axis)
 }
 """
-_SCALES = {"none": "Mul (weight, dloss)", "sum": "Mul (weight, dloss)"}
 _MEAN = "    each = Div (weight, total)\n    scale = Mul (each, dloss)"
 
 _GRADIENTS = ("SoftmaxCrossEntropyLossGrad", "SoftmaxCrossEntropyLossInternalGrad")
@@ -76,7 +75,7 @@ def with_definitions(model: onnx.ModelProto) -> onnx.ModelProto | None:
 def _gradient_function(reduction: str) -> onnx.FunctionProto:
     text = _GRADIENT.replace("    scale = SCALE", _MEAN)
     if reduction != "mean":
-        text = _GRADIENT.replace("SCALE", _SCALES[reduction])
+        text = _GRADIENT.replace("SCALE", "Mul (weight, dloss)")
     function = onnx.parser.parse_function(text)
     function.name = f"Gradient_{reduction}"
     return function

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper
 
@@ -105,6 +107,34 @@ PYTHON_ERRORS: list[tuple[str, Callable[[], Any], tuple[str, ...]]] = [
     ),
     ("unknown output", lambda: export_with(outputs=("loss", "entropy")), ("outputs", "entropy")),
     ("sample weights", lambda: export_with(sample_weights=("N",)), ("sample_weights",)),
+    ("a size in place of a shape", lambda: export_with(logits=5), ("logits is 5; expected a seq",)),
+    ("text in place of a shape", lambda: export_with(logits="N,5"), ('logits is "N,5"; expected',)),
+    ("text in place of names", lambda: export_with(outputs="loss"), ('outputs is "loss"; expec',)),
+    (
+        "a name in place of a configuration",
+        lambda: export_with(config="torch.nn.CrossEntropyLoss"),
+        ('export: config is "torch.nn.CrossEntropyLoss"; expected a LossConfig',),
+    ),
+    (
+        "ignore_index that is no number in torch",
+        lambda: torch(target="probabilities", ignore_index=None),
+        ("ignore_index is None; expected an integer.",),
+    ),
+    (
+        "a path in place of a model",
+        lambda: onnxloss.append_to("forward.onnx", config()),
+        ('append_to: model is "forward.onnx"; expected an onnx.ModelProto',),
+    ),
+    (
+        "a path in place of a model to fuse",
+        lambda: onnxloss.fuse("forward.onnx"),
+        ('fuse: model is "forward.onnx"; expected an onnx.ModelProto',),
+    ),
+    (
+        "a session in place of its options",
+        lambda: onnxloss.register(None),
+        ('register: session_options is "NoneType"; expected an onnxruntime.SessionOptions.',),
+    ),
 ]
 
 
@@ -153,6 +183,8 @@ def forward_model() -> onnx.ModelProto:
         ({"logits": "scores", "labels": "mask"}, ('"mask"', "float32", "int64")),
         ({"logits": "scores", "labels": "features"}, ("shape of labels is [N, 3]; expected [N].",)),
         ({"logits": "scores", "loss": "sizes"}, ("sizes",)),
+        ({"logits": "scores", "loss": ""}, ('the new name is ""',)),
+        ({"logits": "scores", "labels": ""}, ('labels is "";',)),
     ],
     ids=[
         "no such output",
@@ -161,6 +193,8 @@ def forward_model() -> onnx.ModelProto:
         "label dtype",
         "label shape",
         "taken name",
+        "empty name",
+        "empty name of labels",
     ],
 )
 def test_append_to_a_model_that_does_not_fit(settings: Any, parts: tuple[str, ...]) -> None:
@@ -172,6 +206,36 @@ def test_append_to_a_model_that_does_not_fit(settings: Any, parts: tuple[str, ..
         assert part in str(caught.value)
     assert model.SerializeToString(deterministic=True) == before
     onnxloss.append_to(model, config(), logits="scores")
+
+
+def test_sizes_may_be_numpys() -> None:
+    sizes = export_with(logits=np.array([4, 5])).graph.input[0].type.tensor_type.shape.dim
+    assert [size.dim_value for size in sizes] == [4, 5]
+
+
+def test_options_that_are_registered_twice_make_a_session() -> None:
+    options = onnxruntime.SessionOptions()
+    onnxloss.register(options)
+    onnxloss.register(options)
+    onnxruntime.InferenceSession(export_with().SerializeToString(), options)
+
+
+def test_weights_in_files_of_their_own_stay_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way for models of 2 GB and more, which a message cannot hold."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(
+        forward_model(), "forward.onnx", save_as_external_data=True, location="w", size_threshold=0
+    )
+    forward = onnx.load("forward.onnx", load_external_data=False)
+    onnx.save(onnxloss.append_to(forward, config(), logits="scores"), "loss.onnx")
+    (weights,) = onnx.load("loss.onnx", load_external_data=False).graph.initializer
+    assert weights.data_location == onnx.TensorProto.EXTERNAL
+    session = onnxruntime.InferenceSession("loss.onnx")
+    feeds = {"features": np.ones((2, 3), np.float32), "mask": np.ones(2, np.float32)}
+    (loss,) = session.run(["loss"], {**feeds, "labels": np.array([0, 1])})
+    np.testing.assert_allclose(loss, np.log(5), rtol=1e-6)
 
 
 def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:

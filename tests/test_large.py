@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 
 import onnxloss
@@ -30,6 +31,22 @@ def available_memory() -> int:
     except OSError:
         return 0
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+
+
+def test_a_model_of_2_gb_is_refused() -> None:
+    if available_memory() < 5 * GIBIBYTE:
+        pytest.skip("5 GiB of memory are not available")
+    text = """
+    <ir_version: 9, opset_import: ["": 19]>
+    g (int64[N] x) => (float[N, 16] logits) { rows = Gather(w, x) logits = Cast<to=1>(rows) }
+    """
+    forward = onnx.parser.parse_model(text)
+    weights = forward.graph.initializer.add(name="w", data_type=onnx.TensorProto.INT8)
+    weights.dims.extend([2**27, 16])
+    weights.raw_data = bytes(2**31)
+    config = onnxloss.LossConfig("SoftmaxCrossEntropyLoss")
+    with pytest.raises(onnxloss.LossError, match="append_to: the model holds 2 GB or more"):
+        onnxloss.append_to(forward, config)
 
 
 @pytest.mark.parametrize("gradient", [False, True], ids=["loss", "loss and gradient"])

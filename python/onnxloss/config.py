@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from .dtypes import FLOAT_DTYPES
-from .errors import LossError, expected, expected_shape
+from .errors import LossError, check_type, expected, expected_shape
 from .onnxscript_defs import CATALOGUE, LossSpec, find
 from .onnxscript_defs import NO_IGNORED_LABEL as NO_IGNORED_LABEL
 
@@ -141,6 +141,15 @@ class LossConfig:
     def takes_probabilities(self) -> bool:
         """Whether the labels are probabilities, of the logits' type."""
         return any(port.name == "labels" and port.type == "T" for port in self.spec.inputs)
+
+
+def check_config(where: str, config: Any) -> None:
+    """Refuses what is no configuration, as the name of a loss.
+
+    Raises:
+        LossError: It is none.
+    """
+    check_type(where, "config", config, LossConfig, "a LossConfig, as from_torch makes it")
 
 
 def _complete(spec: LossSpec, given: Mapping[str, Any]) -> dict[str, int | float | str]:

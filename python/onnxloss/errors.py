@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from types import UnionType
 from typing import Any
 
 
@@ -23,6 +25,26 @@ def expected_shape(
     """The error `<where>: shape of <name> is [2, 3]; expected [2] or [2, 1]: <reason>.`"""
     shapes = _because(" or ".join(_shown(shape) for shape in allowed), reason)
     return LossError(f"{where}: shape of {name} is {_shown(given)}; expected {shapes}.")
+
+
+def check_type(
+    where: str, name: str, value: Any, kind: type[Any] | UnionType, allowed: str
+) -> None:
+    """Refuses an argument of another type, as a path in the place of a model.
+
+    Raises:
+        LossError: It is of another type.
+    """
+    if not isinstance(value, kind):
+        shown = str(value) if isinstance(value, str | Path) else type(value).__name__
+        raise expected(where, name, shown, allowed)
+
+
+def root_of(error: BaseException) -> BaseException:
+    """The error that others were raised from in turn."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _because(allowed: str, reason: str) -> str:

@@ -3,21 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 
+import numpy as np
 import onnx
 import onnx.inliner
 from onnx import helper
 
 from .calls import IR_VERSION
-from .config import LossConfig
+from .config import LossConfig, check_config
 from .dtypes import FLOAT_DTYPES, name_of
 from .errors import LossError, expected
 from .graph import OF_LOGITS, add_loss
 from .layout import Layout, Ports, Shape, fitted, layout
 from .onnxscript_defs import DOMAIN
-from .opset import OPSET, with_opset
+from .opset import OPSET, check_valid, with_opset
 from .weighting import settled
 from .writer import value_info, value_names
 
@@ -66,14 +67,16 @@ def export(
         >>> [output.name for output in model.graph.output]
         ['loss', 'dlogits']
     """
-    given = None if labels is None else tuple(labels)
-    config = fitted(config, tuple(logits), given, label_dtype)
-    at = layout(config, tuple(logits), given, dtype=dtype, label_dtype=label_dtype)
+    check_config("export", config)
+    shape = _sizes(config, "logits", logits)
+    given = None if labels is None else _sizes(config, "labels", labels)
+    config = fitted(config, shape, given, label_dtype)
+    at = layout(config, shape, given, dtype=dtype, label_dtype=label_dtype)
     config, weights = settled(
         config,
         at.positions,
         last_axis=at.axis == len(at.logits) - 1,
-        given=None if sample_weights is None else tuple(sample_weights),
+        given=None if sample_weights is None else _sizes(config, "sample_weights", sample_weights),
     )
     at = layout(config, at.logits, given, dtype=dtype, label_dtype=label_dtype)
     extra = _extra(config, at, outputs, gradient=gradient)
@@ -91,7 +94,7 @@ def export(
         ir_version=IR_VERSION,
     )
     add_loss(model, config, at, Ports(), gradient=gradient, sample_weights=weights, extra=extra)
-    return _finished(model, inline=inline)
+    return _finished("export", model, inline=inline)
 
 
 def append_to(
@@ -136,6 +139,7 @@ def append_to(
     Example:
         >>> model = onnxloss.append_to(forward, config, logits="scores", gradient=True)
     """
+    check_config("append_to", config)
     result = with_opset(model, "append_to")
     graph = result.graph
     output = _logits_output(config, graph, logits)
@@ -166,13 +170,13 @@ def append_to(
     made = (loss, *((dloss, dlogits) if gradient else ()), *map(ports.other, extra))
     taken = value_names(graph)
     for name in made:
-        if name in taken or name == labels or made.count(name) > 1:
+        if not name or name in taken or name == labels or made.count(name) > 1:
             raise expected(config.op, "the new name", name, "one that is not taken in the model")
     if existing:
         given_dtype = name_of(existing[0].type.tensor_type.elem_type)
         if given_dtype != at.label_dtype:
             raise expected(config.op, f'dtype of the input "{labels}"', given_dtype, at.label_dtype)
-    elif labels in taken:
+    elif not labels or labels in taken:
         raise expected(config.op, "labels", labels, "an input or a name that is not taken")
     else:
         graph.input.append(value_info(labels, at.label_dtype, at.labels))
@@ -183,16 +187,23 @@ def append_to(
                 config.op, f'dtype of the input "{sample_weights}"', given_dtype, at.compute
             )
     elif sample_weights is not None:
-        if sample_weights in (*taken, *made, labels):
+        if sample_weights in ("", *taken, *made, labels):
             raise expected(
                 config.op, "sample_weights", sample_weights, "an input or a name that is not taken"
             )
         graph.input.append(value_info(sample_weights, at.compute, at.positions))
     add_loss(result, config, at, ports, gradient=gradient, sample_weights=weights, extra=extra)
-    return _finished(result, inline=inline)
+    return _finished("append_to", result, inline=inline)
 
 
-def _finished(model: onnx.ModelProto, *, inline: bool) -> onnx.ModelProto:
+def _sizes(config: LossConfig, name: str, given: Iterable[int | str | None]) -> Shape:
+    """A shape as it is given; numpy's integers become Python's."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise expected(config.op, name, given, 'a sequence of sizes, as ("N", 10)')
+    return tuple(int(size) if isinstance(size, np.integer) else size for size in given)
+
+
+def _finished(where: str, model: onnx.ModelProto, *, inline: bool) -> onnx.ModelProto:
     """The model, checked; without a function and domain of ours if they are to be inlined."""
     if inline:
         ours = [(made.domain, made.name) for made in model.functions if made.domain == DOMAIN]
@@ -200,7 +211,7 @@ def _finished(model: onnx.ModelProto, *, inline: bool) -> onnx.ModelProto:
         others = [opset for opset in model.opset_import if opset.domain != DOMAIN]
         del model.opset_import[:]
         model.opset_import.extend(others)
-    onnx.checker.check_model(model)
+    check_valid(where, model)
     return model
 
 
@@ -233,6 +244,8 @@ def _extra(
     config: LossConfig, at: Layout, outputs: Sequence[str], *, gradient: bool
 ) -> tuple[str, ...]:
     """The outputs besides the loss and its gradient."""
+    if isinstance(outputs, str):
+        raise expected(config.op, "outputs", outputs, 'a sequence of names, as ("loss", "lse")')
     first, *extra = outputs or ("",)
     known = [port.name for port in config.spec.results]
     if gradient:

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import weakref
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from .errors import LossError
+from .errors import LossError, check_type
 
 if TYPE_CHECKING:
     import onnxruntime
 
 _LIBRARY = "libonnxloss.so"
+_registered: weakref.WeakSet[onnxruntime.SessionOptions] = weakref.WeakSet()
+"""The options that have the library: with it twice, ONNX Runtime makes no session of them."""
 
 
 def library_path() -> str:
@@ -32,12 +35,20 @@ def library_path() -> str:
 def register(session_options: onnxruntime.SessionOptions) -> None:
     """Loads the library into `session_options`: sessions made with them run the fused kernels.
 
+    Once for each options; what is registered already stays as it is.
+
     Example:
         >>> import onnxruntime
         >>> options = onnxruntime.SessionOptions()
         >>> onnxloss.register(options)
 
     Raises:
-        LossError: The package was installed without its library.
+        LossError: The package was installed without its library, or these are no options.
     """
-    session_options.register_custom_ops_library(library_path())
+    import onnxruntime
+
+    kind, allowed = onnxruntime.SessionOptions, "an onnxruntime.SessionOptions"
+    check_type("register", "session_options", session_options, kind, allowed)
+    if session_options not in _registered:
+        session_options.register_custom_ops_library(library_path())
+        _registered.add(session_options)

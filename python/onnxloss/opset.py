@@ -1,15 +1,54 @@
 # SPDX-License-Identifier: MIT
-"""The ai.onnx version that the functions need, and models brought there."""
+"""Models that can be worked on: valid, of one message, and of an ai.onnx version that will do."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 import onnx.version_converter
+from google.protobuf.message import EncodeError
 
-from .errors import LossError
+from .errors import LossError, check_type, expected
 
 OPSET = 19
 """The oldest ai.onnx version with all that the functions need: `Equal` on strings."""
+
+
+def check_version(where: str, version: Any) -> None:
+    """Refuses an `opset_version` that the functions cannot share.
+
+    Raises:
+        LossError: It is too old, or no number.
+    """
+    if not isinstance(version, int) or version < OPSET:
+        raise expected(where, "opset_version", version, f"{OPSET} or newer")
+
+
+def check_model(where: str, model: Any, name: str = "model") -> None:
+    """Refuses what is no model, as its path, or its graph.
+
+    Raises:
+        LossError: It is none.
+    """
+    check_type(where, name, model, onnx.ModelProto, "an onnx.ModelProto, as onnx.load gives it")
+
+
+def check_valid(where: str, model: onnx.ModelProto) -> None:
+    """`onnx.checker.check_model` with this package's error.
+
+    Raises:
+        LossError: The model is not valid, or too large for a protobuf message.
+    """
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise LossError(f"{where}: the model is not valid ONNX: {error}") from error
+    except (EncodeError, ValueError) as error:
+        raise LossError(
+            f"{where}: the model holds 2 GB or more ({error}); expected less: "
+            "onnx.load(path, load_external_data=False) leaves the weights in files of their own."
+        ) from error
 
 
 def with_opset(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
@@ -20,12 +59,10 @@ def with_opset(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
         where: What needs it, for the errors.
 
     Raises:
-        LossError: The model is not valid, or cannot be brought to that version.
+        LossError: The model is none, is not valid, or cannot be brought to that version.
     """
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        raise LossError(f"{where}: the model is not valid ONNX: {error}") from error
+    check_model(where, model)
+    check_valid(where, model)
     versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if versions and versions[0] >= OPSET:
         copy = onnx.ModelProto()

@@ -345,16 +345,65 @@ def refused() -> dict[str, tuple[Callable[[], object], str]]:
     trainer = Trainer(step, mlp(), learning_rate=0.1)
     unbound = Trainer(step, initial_state(step, mlp()), learning_rate=0.1)
     once = iter(batches())
+    (batch,) = batches(count=1)
+    x, labels = batch["x"], batch["labels"]
+
+    def rated(rate: object) -> Trainer:
+        return Trainer(step, mlp(), learning_rate=lambda t: rate)
+
     return {
         "model": (lambda: Trainer(mlp(), mlp(), learning_rate=0.1), "expected one of training_st"),
         "rate": (lambda: Trainer(step, mlp(), learning_rate=-1), "learning_rate is -1; expected a"),
-        "start": (lambda: Trainer(step, {}, learning_rate=0.1), r"state is \[\]; expected the ste"),
+        "start": (
+            lambda: Trainer(step, {}, learning_rate=0.1),
+            r'"b1"\] is missing; expected thos',
+        ),
+        "path": (lambda: Trainer("s.onnx", mlp(), learning_rate=0.1), 'step is "s.onnx"; expected'),
+        "path of start": (
+            lambda: Trainer(step, "f", learning_rate=0.1),
+            'start is "f"; expected th',
+        ),
+        "rate none": (lambda: rated(None).step(batch), "learning_rate of update 0 is None; expec"),
+        "rate nan": (lambda: rated(math.nan).step(batch), "learning_rate of update 0 is nan; expe"),
+        "then": (lambda: schedules.linear_warmup(1.0, 2, 0.1), "then is 0.1; expected a function"),
+        "pair": (lambda: trainer.fit([(x, labels)]), 'a batch is "tuple"; expected a dictionary'),
+        "one batch": (lambda: trainer.fit(batch), 'batches is "dict"; expected an iterable of bat'),
+        "no batches": (lambda: trainer.fit(None), 'batches is "NoneType"; expected an iterable'),
+        "dtype": (
+            lambda: trainer.step({"x": x.astype(np.float64), "labels": labels}),
+            'dtype of "x" is "float64"; expected float32',
+        ),
+        "label dtype": (
+            lambda: trainer.step({"x": x, "labels": labels.astype(np.int32)}),
+            'dtype of "labels" is "int32"; expected int64',
+        ),
+        "shape": (
+            lambda: trainer.step({"x": x[:, 1:], "labels": labels}),
+            r'shape of "x" is \[16, 7\]; expected \[N, 8\]',
+        ),
+        "rank": (
+            lambda: trainer.evaluate([{"x": x[None], "labels": labels}]),
+            r'shape of "x" is \[1, 16, 8\]; expected \[N, 8\]',
+        ),
+        "epochs": (lambda: trainer.fit([], epochs=1.5), "epochs is 1.5; expected an integer of at"),
+        "part": (
+            lambda: trainer.fit([], checkpoint="c", checkpoint_every=1.5),
+            "checkpoint_every is 1.5; expected None, or an integer",
+        ),
+        "folder": (
+            lambda: trainer.fit([batch], checkpoint="none/run"),
+            'checkpoint is "none/run"; expected a file in a folder that exists',
+        ),
+        "held out": (
+            lambda: trainer.fit([batch], epochs=2, held_out=once),
+            'held_out is "list_iterator"; expected an iterable that can be read once more.',
+        ),
         "batch": (lambda: trainer.step({"x": np.ones((1, 8))}), r"feeds is \['x', 'learning_rate'"),
         "once": (lambda: trainer.fit(once, epochs=2), 'batches is "list_iterator"; expected an'),
         "every": (lambda: trainer.fit([], checkpoint_every=3), "checkpoint_every is 3; expected N"),
         "nothing": (lambda: trainer.fit([]), "fit: batches is empty; expected a batch or more"),
         "empty": (lambda: trainer.evaluate([]), "batches is empty; expected a batch or more"),
-        "lacks": (lambda: trainer.evaluate([{"labels": np.ones(3)}]), r"batch is \['labels'\]; ex"),
+        "lacks": (lambda: trainer.evaluate([{"labels": labels}]), r"batch is \['labels'\]; ex"),
         "forward": (lambda: unbound.trained_model(), "forward is None; expected the forward mode"),
     }
 

@@ -59,6 +59,10 @@ def test_refuses_settings() -> None:
         ({"parameters": ["w1", "w1"]}, r'parameters\[1\] is "w1"; expected each name once'),
         ({"labels": "learning_rate"}, 'is "learning_rate"; expected a name that is not taken'),
         ({"labels": "w1.new"}, 'is "w1.new"; expected a name that is not taken'),
+        ({"buffers": ["b1"]}, 'buffers is "list"; expected a dictionary'),
+        ({"model": "forward.onnx"}, 'model is "forward.onnx"; expected an onnx.ModelProto'),
+        ({"config": "CrossEntropyLoss"}, 'config is "CrossEntropyLoss"; expected a LossConfig'),
+        ({"model": training_step(mlp(), CONFIG)}, "model is a training step already"),
     ]
     for settings, message in cases:
         with pytest.raises(onnxloss.LossError, match=message):
@@ -193,10 +197,14 @@ def test_loop_refuses_another_state_or_feeds() -> None:
     forward = mlp()
     step = training_step(forward, CONFIG)
     session, state = make_session(step, library=False), initial_state(step, forward)
-    with pytest.raises(onnxloss.LossError, match=r"state is .*w2.*; expected the step's state"):
+    with pytest.raises(onnxloss.LossError, match=r'state\["b2"\] is missing; expected those that'):
         TrainingLoop(session, {name: state[name] for name in ("w1", "b1", "w2")})
-    with pytest.raises(onnxloss.LossError, match=r"expected the step's state, \[\]"):
+    with pytest.raises(onnxloss.LossError, match=r'state\["b1"\] is none of the step\'s states'):
         TrainingLoop(make_session(forward, library=False), state)
+    with pytest.raises(onnxloss.LossError, match='dtype of "w1" is "float64"; expected float32'):
+        TrainingLoop(session, {**state, "w1": state["w1"].astype(np.float64)})
+    with pytest.raises(onnxloss.LossError, match=r'shape of "b1" is \[5\]; expected \[16\]'):
+        TrainingLoop(session, {**state, "b1": state["b2"]})
     loop = TrainingLoop(session, state)
     with pytest.raises(onnxloss.LossError, match=r"feeds is \['x'\]; expected \['labels', 'lear"):
         loop.step({"x": np.zeros((1, 8), np.float32)})

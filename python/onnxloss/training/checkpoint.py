@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import LossError
+from ..errors import LossError, expected
 from .values import BFLOAT16
 
 FORMAT = "onnxloss.training/1"
@@ -56,6 +56,18 @@ def save_checkpoint(
         os.fsync(folder)  # the new name too
     finally:
         os.close(folder)
+
+
+def check_place(where: str, path: str | os.PathLike[str]) -> None:
+    """Refuses a checkpoint that could not be written, before hours of training.
+
+    Raises:
+        LossError: Its folder does not exist or cannot be written to, or it is a folder itself.
+    """
+    folder = Path(path).absolute().parent
+    if Path(path).is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        allowed = "a file in a folder that exists and can be written to"
+        raise expected(where, "checkpoint", str(path), allowed)
 
 
 def load_checkpoint(

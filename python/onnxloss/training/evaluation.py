@@ -14,7 +14,7 @@ from ..errors import expected
 from ..writer import free_name, subgraphs, value_names
 from .parameters import replace_entries, with_inference_mode, with_master_weights
 from .step import LOSS, METADATA_KEY, metadata, new_name, without_functions
-from .values import NUMPY_TYPES, Value, bind_array
+from .values import NUMPY_TYPES, Value, bind_array, check_batch, inputs_of
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -118,26 +118,28 @@ class Evaluator:
 
     def __init__(self, session: InferenceSession) -> None:
         self._session = session
-        self._inputs = frozenset(value.name for value in session.get_inputs())
+        self._inputs = inputs_of(session.get_inputs())
         self._loss = Value(np.zeros((), NUMPY_TYPES[session.get_outputs()[0].type]))
 
     def loss(self, values: Mapping[str, Value], batch: Mapping[str, np.ndarray]) -> float:
         """The loss of a batch with a state.
 
         Raises:
-            LossError: An input is missing.
+            LossError: An input is missing, or of another dtype or shape.
         """
+        check_batch("Trainer.evaluate", batch)
         binding = self._session.io_binding()
         binding.bind_ortvalue_output(LOSS, self._loss.ort)
         arrays = {}
-        for name in self._inputs:
+        for name, wanted in self._inputs.items():
             if name in values:
                 binding.bind_ortvalue_input(name, values[name].ort)
             elif name in batch:
                 arrays[name] = np.asarray(batch[name], order="C")
+                wanted.check("Trainer.evaluate", name, arrays[name])
                 bind_array(binding, name, arrays[name])
             else:
-                allowed = f"{sorted(self._inputs - values.keys())}"
+                allowed = f"{sorted(self._inputs.keys() - values.keys())}"
                 raise expected("Trainer.evaluate", "batch", list(batch), allowed)
         self._session.run_with_iobinding(binding)
         return float(self._loss.numpy())

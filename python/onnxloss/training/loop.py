@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import expected
+from ..errors import LossError, expected
 from .step import LOSS, new_name
-from .values import NUMPY_TYPES, Value, bind_array
+from .values import NUMPY_TYPES, Value, bind_array, inputs_of
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, IOBinding
 
-_FLOATS = [name for name in NUMPY_TYPES if "int" not in name]
+_FLOATS = [name for name, dtype in NUMPY_TYPES.items() if dtype.kind not in "iub"]
 
 
 class TrainingLoop:
@@ -32,16 +32,21 @@ class TrainingLoop:
             LossError: The session's model is no training step, or the state is another one's.
         """
         types = {output.name: output.type for output in session.get_outputs()}
-        inputs = [value.name for value in session.get_inputs()]
+        inputs = inputs_of(session.get_inputs())
         names = [name for name in inputs if new_name(name) in types]
-        if set(names) != set(state):
-            raise expected("TrainingLoop", "state", list(state), f"the step's state, {names}")
+        for name in sorted(set(names) ^ set(state)):
+            problem = "is missing" if name in names else "is none of the step's states"
+            raise LossError(
+                f'TrainingLoop: state["{name}"] {problem}; expected those that initial_state gives.'
+            )
         if types.get(LOSS) not in _FLOATS:
             raise expected(
                 "TrainingLoop", "type of the loss", types.get(LOSS), " or ".join(_FLOATS)
             )
         self._session = session
-        self._fed = frozenset(inputs) - frozenset(names)
+        for name in names:
+            inputs[name].check("TrainingLoop", name, np.asarray(state[name]))
+        self._fed = {name: inputs[name] for name in inputs if name not in names}
         self._loss = Value(np.zeros((), NUMPY_TYPES[types[LOSS]]))
         self._values, self._spare = ({name: Value(state[name]) for name in names} for _ in "ab")
         self._binding = self._bind(self._values, self._spare)
@@ -55,13 +60,14 @@ class TrainingLoop:
                 and `learning_rate`.
 
         Raises:
-            LossError: An input is missing or unknown.
+            LossError: An input is missing or unknown, or of another dtype or shape.
         """
-        if feeds.keys() != self._fed:
+        if feeds.keys() != self._fed.keys():
             raise expected("TrainingLoop", "feeds", list(feeds), str(sorted(self._fed)))
         # The binding reads the arrays' memory: copies that order="C" makes live until it has run.
         arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
         for name, array in arrays.items():
+            self._fed[name].check("TrainingLoop", name, array)
             bind_array(self._binding, name, array)
         self._session.run_with_iobinding(self._binding)
         # At one stroke: a Ctrl-C comes before or after it.

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from onnx import TensorProto, helper, numpy_helper
 
 from ..dtypes import name_of
-from ..errors import LossError, expected
+from ..errors import LossError, check_type, expected
 from ..writer import free_name, subgraphs, value_names
 
 TRAINABLE = (TensorProto.FLOAT, TensorProto.DOUBLE)
@@ -68,6 +68,9 @@ def find_buffers(graph: onnx.GraphProto, named: Mapping[str, str] | None) -> dic
     To those named come the running statistics of each BatchNormalization in training mode; it gets
     the outputs that hold them where it lacks them.
     """
+    if named is not None:
+        allowed = "a dictionary: the value that each initializer becomes"
+        check_type("training_step", "buffers", named, Mapping, allowed)
     initializers = {tensor.name for tensor in graph.initializer}
     taken = value_names(graph)
     buffers: dict[str, str] = {}

@@ -25,6 +25,10 @@ def linear_warmup(peak: float, warmup_steps: int, then: Schedule | None = None) 
     """
     _check_rates("linear_warmup", peak=peak)
     _check_counts("linear_warmup", warmup_steps=warmup_steps)
+    if not (then is None or callable(then)):
+        raise expected(
+            "linear_warmup", "then", then, "a function of the number of updates, or None"
+        )
 
     def rate(t: int) -> float:
         if t < warmup_steps:

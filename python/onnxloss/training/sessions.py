@@ -33,7 +33,7 @@ def default_options(state: Mapping[str, np.ndarray]) -> SessionOptions:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    if sum(array.size for array in state.values()) < _LARGE:
+    if sum(np.size(array) for array in state.values()) < _LARGE:
         options.intra_op_num_threads = 1
     try:
         register(options)

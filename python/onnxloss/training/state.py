@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..dtypes import name_of
 from ..errors import LossError, expected
+from ..opset import check_model
 from .optimizers import MOMENTS, STEP
 from .parameters import with_inference_mode
 from .step import METADATA_KEY, metadata, new_name
@@ -34,6 +35,8 @@ def initial_state(step: onnx.ModelProto, forward: onnx.ModelProto) -> dict[str, 
     Raises:
         LossError: `step` is no training step, or `forward` lacks one of its parameters.
     """
+    check_model("initial_state", step, "step")
+    check_model("initial_state", forward, "forward")
     entries = metadata(step)
     if METADATA_KEY not in entries:
         raise LossError("initial_state: step is another model; expected one of training_step.")
@@ -67,6 +70,7 @@ def trained_model(forward: onnx.ModelProto, state: Mapping[str, np.ndarray]) -> 
     Raises:
         LossError: The state does not fit the model.
     """
+    check_model("trained_model", forward, "forward")
     result = onnx.ModelProto()
     result.CopyFrom(forward)
     initializers = {tensor.name: tensor for tensor in result.graph.initializer}

@@ -12,10 +12,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..config import LossConfig
+from ..config import LossConfig, check_config
 from ..dtypes import name_of
-from ..errors import expected
+from ..errors import LossError, expected
 from ..export import append_to
+from ..opset import check_model, check_valid
 from ..writer import Writer, free_name, value_names
 from .optimizers import LEARNING_RATE, STEP, Optimizer, Parameter, make_optimizer
 from .parameters import (
@@ -102,6 +103,12 @@ def training_step(
     Example:
         >>> step = onnxloss.training_step(forward, config, optimizer="adamw", weight_decay=0.1)
     """
+    check_model("training_step", model)
+    check_config("training_step", config)
+    if METADATA_KEY in metadata(model):
+        raise LossError(
+            "training_step: model is a training step already; expected the forward model."
+        )
     update = make_optimizer(optimizer, hyperparameters)
     extras = Extras(max_norm, accumulation_steps, loss_scale, growth_interval)
     if config.attributes["reduction"] == "none":
@@ -156,8 +163,23 @@ def training_step(
         "buffers": _names(kept),
     }
     helper.set_model_props(step, {**metadata(step), METADATA_KEY: json.dumps(settings)})
-    onnx.checker.check_model(step)
+    check_valid("training_step", step)
     return step
+
+
+def refuse_decided(settings: Mapping[str, Any], decided: Mapping[str, str]) -> None:
+    """Refuses settings of `training_step` that a framework's module decides.
+
+    Args:
+        settings: What is given.
+        decided: What decides a setting, by its name.
+
+    Raises:
+        LossError: One of them is given.
+    """
+    for name in settings:
+        if name in decided:
+            raise LossError(f"training_step: {name} is given; expected none: {decided[name]}.")
 
 
 def new_name(state: str) -> str:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from ..errors import LossError, expected
-from .checkpoint import load_checkpoint, save_checkpoint
+from ..errors import LossError, check_type, expected
+from ..opset import check_model
+from .checkpoint import check_place, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, evaluation_model, without_forward_outputs
 from .interrupts import interrupts
 from .loop import TrainingLoop
@@ -24,7 +25,7 @@ from .schedules import Schedule
 from .sessions import default_options, make_session
 from .state import initial_state, trained_model
 from .step import METADATA_KEY, metadata
-from .values import NUMPY_TYPES
+from .values import NUMPY_TYPES, check_batch
 
 if TYPE_CHECKING:
     from onnxruntime import SessionOptions
@@ -75,10 +76,14 @@ class Trainer:
         Raises:
             LossError: The step is another model, or does not fit the start.
         """
+        check_model("Trainer", step, "step")
+        if not isinstance(start, onnx.ModelProto):
+            allowed = "the forward model, an onnx.ModelProto, or a dictionary: the first state"
+            check_type("Trainer", "start", start, Mapping, allowed)
         entries = metadata(step)
         if METADATA_KEY not in entries:
             raise LossError("Trainer: step is another model; expected one of training_step.")
-        if not (callable(learning_rate) or (is_number(learning_rate) and learning_rate >= 0)):
+        if not (callable(learning_rate) or _is_rate(learning_rate)):
             allowed = "a number of at least 0, or a function of the number of updates"
             raise expected("Trainer", LEARNING_RATE, learning_rate, allowed)
         self._settings: dict[str, Any] = json.loads(entries[METADATA_KEY])
@@ -111,8 +116,10 @@ class Trainer:
             batch: An array for each input of the forward model, and the labels.
 
         Raises:
-            LossError: An input is missing or unknown.
+            LossError: An input is missing or unknown, or of another dtype or shape; or the learning
+                rate is no finite number of at least 0.
         """
+        check_batch("Trainer", batch)
         loss = self._loop.step({**batch, LEARNING_RATE: self._rate()})
         self.steps += 1
         self.losses.append(loss)
@@ -145,16 +152,18 @@ class Trainer:
             progress: Whether tqdm, if it is installed, shows a progress bar.
 
         Raises:
-            LossError: An input is missing or unknown, or `batches` is empty or can be read only
-                once.
+            LossError: As `step`; or `batches` is empty, or data that is needed once more can be
+                read only once, or `checkpoint` cannot be written.
             KeyboardInterrupt: After Ctrl-C.
         """
-        if checkpoint_every is not None and (checkpoint is None or checkpoint_every < 1):
-            allowed = "None, or at least 1 and a checkpoint to save to"
-            raise expected("Trainer.fit", "checkpoint_every", checkpoint_every, allowed)
-        if (epochs - self.epoch > 1 or self.batch) and _is_read_once(batches):
-            allowed = "an iterable that can be read once more, or a function of the epoch"
-            raise expected("Trainer.fit", "batches", type(batches).__name__, allowed)
+        _check_counts(epochs, checkpoint, checkpoint_every)
+        more = epochs - self.epoch > 1
+        if not callable(batches):
+            _check_readable("batches", batches, again=more or self.batch > 0)
+        if held_out is not None:
+            _check_readable("held_out", held_out, again=more)
+        if checkpoint is not None:
+            check_place("Trainer.fit", checkpoint)
         with interrupts() as interrupted, Progress(progress, epochs) as bar:
             while self.epoch < epochs:
                 for batch in self._rest_of_epoch(batches):
@@ -199,8 +208,9 @@ class Trainer:
         labels, mean = self._settings["labels"], self._settings["reduction"] == "mean"
         total, weight = 0.0, 0
         for batch in batches:
+            loss = self._evaluator.loss(self._loop.values, batch)
             size = np.size(batch[labels]) if mean else 1
-            total += size * self._evaluator.loss(self._loop.values, batch)
+            total += size * loss
             weight += size
         if not weight:
             raise LossError("Trainer.evaluate: batches is empty; expected a batch or more.")
@@ -266,7 +276,11 @@ class Trainer:
     def _rate(self) -> np.ndarray:
         rate = self._learning_rate
         if callable(rate):
-            rate = rate(self.steps // self._settings["accumulation_steps"])
+            update = self.steps // self._settings["accumulation_steps"]
+            rate = rate(update)
+            if not _is_rate(rate):
+                allowed = "a finite number of at least 0"
+                raise expected("Trainer", f"{LEARNING_RATE} of update {update}", rate, allowed)
         return np.asarray(rate, self._rate_dtype)
 
     def _rest_of_epoch(self, batches: Batches) -> Iterator[Batch]:
@@ -292,5 +306,28 @@ def _described(array: np.ndarray | None) -> str:
     return "missing" if array is None else f"{array.dtype.name} of shape {array.shape}"
 
 
-def _is_read_once(batches: Batches) -> bool:
-    return isinstance(batches, Iterator)
+def _is_rate(value: Any) -> bool:
+    """Whether it is a finite number of at least 0; an array of one too, as schedules of optax."""
+    number = value.item() if np.shape(value) == () and hasattr(value, "item") else value
+    return is_number(number) and bool(number >= 0)
+
+
+def _check_counts(epochs: int, checkpoint: Any, checkpoint_every: int | None) -> None:
+    if not isinstance(epochs, int) or epochs < 0:
+        raise expected("Trainer.fit", "epochs", epochs, "an integer of at least 0")
+    if checkpoint_every is None:
+        return
+    if checkpoint is None or not isinstance(checkpoint_every, int) or checkpoint_every < 1:
+        allowed = "None, or an integer of at least 1 and a checkpoint to save to"
+        raise expected("Trainer.fit", "checkpoint_every", checkpoint_every, allowed)
+
+
+def _check_readable(name: str, batches: Any, *, again: bool) -> None:
+    """Refuses what holds no batches, or cannot be read `again`."""
+    kind = type(batches).__name__
+    if isinstance(batches, Mapping) or not isinstance(batches, Iterable):
+        raise expected("Trainer.fit", name, kind, "an iterable of batches")
+    if again and isinstance(batches, Iterator):
+        allowed = "an iterable that can be read once more"
+        allowed += ", or a function of the epoch" * (name == "batches")
+        raise expected("Trainer.fit", name, kind, allowed)

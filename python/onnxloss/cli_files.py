@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import EncodeError
 
+from .cli_values import one_line
 from .errors import LossError, expected
 
 
@@ -26,7 +27,8 @@ def load(path: Path) -> onnx.ModelProto:
     except OSError:
         raise
     except Exception as error:  # each of the formats that a name may stand for has its own
-        raise expected("onnxloss", "model", str(path), "an ONNX model") from error
+        reason = one_line(str(error)).rstrip(".")
+        raise expected("onnxloss", "model", str(path), "an ONNX model", reason) from error
     # A file that is empty, or a message of another kind, can be read as a model without anything.
     if not model.ir_version or not model.HasField("graph"):
         raise expected("onnxloss", "model", str(path), "an ONNX model")

@@ -178,7 +178,10 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_model(command)
     command.add_argument("--host", default="localhost", help="the address to serve at (localhost)")
     command.add_argument(
-        "--port", type=int, default=0, help="the port to serve at; by default any free one"
+        "--port",
+        type=cli_values.port,
+        default=0,
+        help="the port to serve at; by default any free one",
     )
     command.add_argument(
         "--no-browser", dest="browse", action="store_false", help="only serves; opens no browser"
@@ -230,7 +233,9 @@ def _add_model_commands(added: Any, commands: Mapping[str, Command]) -> None:
         metavar="NAME=NUMBER",
         help="size of a dynamic dimension, or without a name of all others (1024)",
     )
-    command.add_argument("--threads", type=int, metavar="NUMBER", default=1, help="(1)")
+    command.add_argument(
+        "--threads", type=cli_values.count, metavar="NUMBER", default=1, help="(1)"
+    )
     _add_json(command)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 from typing import Any
 
 
 def shape(text: str) -> tuple[int | str, ...]:
     """A shape: numbers and names."""
     sizes = tuple(size.strip() for size in text.split(","))
-    if not all(sizes):
+    if not all(re.fullmatch(r"-?\d+|[^\W\d][\w.-]*", size) for size in sizes):
         raise argparse.ArgumentTypeError(f'"{text}" is not a shape like N,10')
     return tuple(int(size) if size.lstrip("-").isdigit() else size for size in sizes)
 
@@ -41,6 +42,20 @@ def size(text: str) -> tuple[str, int]:
     if not (number.isdigit() and int(number)):
         raise argparse.ArgumentTypeError(f'"{text}" is not a size like N=4096 or 4096')
     return name, int(number)
+
+
+def count(text: str) -> int:
+    """A number of at least 1."""
+    if not (text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f'"{text}" is not a number of at least 1')
+    return int(text)
+
+
+def port(text: str) -> int:
+    """A port of TCP."""
+    if not (text.isdigit() and int(text) < 2**16):
+        raise argparse.ArgumentTypeError(f'"{text}" is not a port in [0, {2**16 - 1}]')
+    return int(text)
 
 
 def one_line(text: str) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 import onnx
 
-from .errors import LossError
+from .errors import LossError, expected
 from .node_trials import LossNode, losses_of, trial_of
-from .trial import inferred, make_session, run_session
+from .trial import inferred, make_session, run_session, typed_values
 
 SECONDS = 1.0
 """How long each loss is timed, in both ways together."""
@@ -50,8 +50,21 @@ def bench(
         model: The model.
         sizes: The size of each dynamic dimension by its name, "" for the others; or one for all.
         threads: ONNX Runtime's threads within an operator.
+
+    Raises:
+        LossError: A size is that of a dimension which the model does not have.
     """
     typed = inferred(model, "bench")
+    names = {
+        dim.dim_param
+        for value in typed_values(typed).values()
+        for dim in value.type.tensor_type.shape.dim
+        if dim.dim_param
+    }
+    for name in () if isinstance(sizes, int) else sizes:
+        if name and name not in names:
+            allowed = f"a dynamic dimension of the model: {', '.join(sorted(names)) or 'none'}"
+            raise expected("bench", "name of a size", name, allowed)
     return [_timed(typed, loss, sizes, threads) for loss in losses_of(typed)]
 
 

@@ -23,6 +23,9 @@ from tests.runtime import run_model
         (["export"], "the following arguments are required: --api, --logits, -o/--output"),
         (["info", "--gradient", "x"], "unrecognized arguments: --gradient"),
         ([*"export --api a -o b --logits N,,3".split()], '"N,,3" is not a shape like N,10'),
+        ([*"export --api a -o b --logits N;3".split()], '"N;3" is not a shape like N,10'),
+        (["bench", "m", "--threads", "0"], '"0" is not a number of at least 1'),
+        (["view", "m", "--port", "65536"], '"65536" is not a port in [0, 65535]'),
         ([*"export --api a -o b --logits 3 --weight 1,x".split()], '"1,x" is not numbers like'),
         ([*"export --api a -o b --logits 3 --set x".split()], '"x" is not NAME=VALUE'),
         ([*"export --api a -o b --logits 3 --label-smoothing much".split()], "'much'"),
@@ -86,12 +89,22 @@ def test_a_file_that_is_no_model_is_refused(
 ) -> None:
     Path(name).write_bytes(content)
     assert main([*command, name]) == 1
-    assert error_of(capsys) == f'model is "{name}"; expected an ONNX model.'
+    assert error_of(capsys).startswith(f'model is "{name}"; expected an ONNX model')
 
 
 def test_a_missing_model_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "none.onnx"]) == 1
     assert error_of(capsys) == "none.onnx: No such file or directory."
+
+
+def test_weights_that_are_missing_are_named(
+    forward: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(forward)
+    onnx.save(model, forward, save_as_external_data=True, location="w.bin", size_threshold=0)
+    Path("w.bin").unlink()
+    assert main(["info", str(forward)]) == 1
+    assert "w.bin" in error_of(capsys)
 
 
 def test_without_netron_nothing_is_shown(

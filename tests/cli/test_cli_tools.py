@@ -168,6 +168,8 @@ def test_bench_refuses_what_it_cannot_time(
 ) -> None:
     assert main(["bench", str(forward)]) == 1
     assert "bench: the model has no loss" in error_of(capsys)
+    assert main(["bench", str(forward), "--size", "M=8"]) == 1
+    assert error_of(capsys).startswith('bench: name of a size is "M"; expected a dynamic dimension')
     with pytest.raises(SystemExit) as end:
         main(["bench", str(forward), "--size", "N=0"])
     assert end.value.code == 2

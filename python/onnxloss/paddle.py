@@ -15,7 +15,7 @@ from .dtypes import FLOAT_DTYPES, LABEL_DTYPES
 from .errors import LossError, expected
 from .export import append_to
 from .from_paddle import from_paddle
-from .opset import OPSET
+from .opset import OPSET, check_version
 from .paddle_conversion import convert
 from .paddle_training import forward_model, load_state, training_step
 from .quiet import quiet
@@ -65,8 +65,7 @@ def export(
         >>> spec = [paddle.static.InputSpec([None, 4], "float32", "x")]
         >>> model = onnxloss.paddle.export(layer, paddle.nn.CrossEntropyLoss(), spec)
     """
-    if opset_version < OPSET:
-        raise expected("paddle.export", "opset_version", opset_version, f"{OPSET} or newer")
+    check_version("paddle.export", opset_version)
     config = loss if isinstance(loss, LossConfig) else from_paddle(loss, **settings)
     if config is loss and settings:
         raise LossError(

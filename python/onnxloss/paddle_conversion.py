@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 import paddle
 
-from .errors import LossError
+from .errors import LossError, check_type
 
 _CONVERT = """
 import sys
@@ -33,8 +33,12 @@ def convert(layer: paddle.nn.Layer, input_spec: Sequence[Any], opset: int) -> on
     """The layer's model.
 
     Raises:
-        LossError: paddle2onnx is not installed, or ended with an error or abort.
+        LossError: `layer` or `input_spec` is something else; paddle2onnx is not installed, or ended
+            with an error or abort.
     """
+    check_type("paddle.export", "layer", layer, paddle.nn.Layer, "a paddle.nn.Layer")
+    allowed = "a list of paddle.static.InputSpec"
+    check_type("paddle.export", "input_spec", input_spec, list | tuple, allowed)
     with tempfile.TemporaryDirectory() as folder:
         stem = Path(folder) / "model"
         result = stem.with_suffix(".onnx")

@@ -13,12 +13,18 @@ import paddle
 from .config import LossConfig
 from .errors import LossError, expected
 from .from_paddle import from_paddle
-from .opset import OPSET
+from .opset import OPSET, check_version
 from .paddle_conversion import convert
 from .quiet import quiet
+from .training.step import refuse_decided
 from .training.step import training_step as training_step_of
 
 LOGITS = "logits"
+_DECIDED = {
+    "logits": "they are the layer's output",
+    "parameters": "stop_gradient says which are constants",
+    "frozen": "stop_gradient says which are constants",
+}
 
 
 def training_step(
@@ -58,6 +64,7 @@ def training_step(
         >>> forward = onnxloss.paddle.forward_model(layer, spec)
         >>> trainer = onnxloss.Trainer(step, forward, learning_rate=1e-3)
     """
+    refuse_decided(settings, _DECIDED)
     config = loss if isinstance(loss, LossConfig) else from_paddle(loss)
     model = forward_model(layer, input_spec, opset_version=opset_version)
     there = {tensor.name for tensor in model.graph.initializer}
@@ -89,6 +96,7 @@ def forward_model(
     Raises:
         LossError: As `training_step`.
     """
+    check_version("training_step", opset_version)
     model = convert(layer, input_spec, opset_version)
     _refuse_dropout(layer, model.graph)
     if len(model.graph.output) != 1:
@@ -124,9 +132,11 @@ def load_state(layer: paddle.nn.Layer, state: Mapping[str, np.ndarray]) -> None:
     """Writes the parameters and buffers of a training's state into the layer.
 
     Raises:
-        LossError: One of them has another shape.
+        LossError: One of them has another shape, or the state has none of them.
     """
     own = layer.state_dict()
+    if own.keys().isdisjoint(state):
+        raise LossError(f"load_state: the state has none of the layer's {', '.join(own)}.")
     for name, tensor in own.items():
         if name in state and list(state[name].shape) != list(tensor.shape):
             raise LossError(

@@ -16,7 +16,7 @@ import tf2onnx
 
 from .config import LossConfig
 from .dtypes import name_of
-from .errors import LossError, expected
+from .errors import LossError, check_type, expected
 from .export import append_to
 from .from_tf import from_tf
 
@@ -80,7 +80,7 @@ def export(
         config = from_tf(loss, **settings)
     forward = _converted(model, input_signature)
     count = len(forward.graph.output)
-    if not 0 <= output < count:
+    if not isinstance(output, int) or not 0 <= output < count:
         raise expected("tf.export", "output", output, f"a number in [0, {count}), one of them")
     name = forward.graph.output[output].name
     scores = _scores(forward, output, config) if isinstance(model, keras.Model) else None
@@ -153,6 +153,8 @@ def _converted(
         input_signature = [
             tf.TensorSpec(given.shape, given.dtype, name=given.name) for given in model.inputs
         ]
+    allowed = "a list of tf.TensorSpec"
+    check_type("tf.export", "input_signature", input_signature, list | tuple, allowed)
     forward = model
     if isinstance(model, keras.Model):
         several = len(input_signature) > 1

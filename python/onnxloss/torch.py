@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,11 +19,12 @@ from onnxscript.values import Op, Opset
 from .calls import attributes_of, called_or_written_out, node_attributes
 from .documentation import node_doc
 from .dtypes import FLOAT_DTYPES, name_of, onnx_type, promoted, stash_dtype
-from .errors import LossError, expected
+from .errors import LossError, expected, root_of
 from .from_torch import from_torch
 from .layout import Shape, layout
 from .onnxscript_defs import CATALOGUE, DOMAIN, OPSET_VERSION
-from .opset import OPSET
+from .opset import check_version
+from .quiet import quiet
 from .schema import schema_of
 from .torch_training import forward_model, load_state, training_step
 
@@ -33,7 +36,7 @@ _REDUCTIONS = ("none", "mean", "sum")
 
 def export(
     module: torch.nn.Module,
-    args: Sequence[Any] = (),
+    args: Sequence[Any] | torch.Tensor = (),
     f: str | os.PathLike[str] | None = None,
     *,
     opset_version: int = 20,
@@ -48,7 +51,7 @@ def export(
 
     Args:
         module: The module, as for `torch.onnx.export`.
-        args: Its example inputs.
+        args: Its example inputs; a tensor is the only one.
         f: The file to write, if any.
         opset_version: Version of ai.onnx, 19 or newer.
         optimize: Whether torch.onnx optimizes the graph: it merges equal parameters and removes
@@ -56,31 +59,41 @@ def export(
         **options: Other arguments of `torch.onnx.export`, as `dynamic_shapes`.
 
     Returns:
-        A checked model.
+        A checked model. Where the module calls no cross entropy there is a warning, and the model
+        is PyTorch's own.
 
     Raises:
-        LossError: An opset that is too old, or a loss that PyTorch itself refuses.
+        LossError: An opset that is too old, options that this function sets, or class weights of
+            another dtype than the logits.
+        torch.onnx.OnnxExporterError: PyTorch cannot export the module, or refuses what it computes.
 
     Example:
         >>> model = onnxloss.torch.export(module, (inputs, labels), "model.onnx")
     """
-    if opset_version < OPSET:
-        raise expected("torch.export", "opset_version", opset_version, f"{OPSET} or newer")
+    check_version("torch.export", opset_version)
     if "custom_translation_table" in options or options.pop("dynamo", True) is not True:
         raise LossError(
             "torch.export: custom_translation_table or dynamo is given; both are set by this "
             "function: call torch.onnx.export for other translations."
         )
-    program = torch.onnx.export(
+    program = _exported(
         module,
-        tuple(args),
-        dynamo=True,
+        (args,) if isinstance(args, torch.Tensor) else tuple(args),
         opset_version=opset_version,
         optimize=optimize,
-        custom_translation_table={torch.ops.aten.cross_entropy_loss.default: _cross_entropy_loss},
         **options,
     )
     model = program.model_proto
+    written = next(entry.version for entry in model.opset_import if entry.domain == "")
+    if written != opset_version:
+        allowed = f"one that PyTorch can write: it wrote {written}"
+        raise expected("torch.export", "opset_version", opset_version, allowed)
+    if all(node.domain != DOMAIN for node in model.graph.node):
+        warnings.warn(
+            "torch.export: the module calls no cross_entropy, and the model has no loss of "
+            "onnxloss; onnxloss.fuse finds losses that are written out.",
+            stacklevel=2,
+        )
     nodes = [made for node in model.graph.node for made in _with_function(model, node)]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -88,6 +101,24 @@ def export(
     if f is not None:
         onnx.save(model, f)
     return model
+
+
+def _exported(
+    module: torch.nn.Module, args: Sequence[Any], **options: Any
+) -> torch.onnx.ONNXProgram:
+    """What torch.onnx.export gives, with nodes of this project for the losses."""
+    table = {torch.ops.aten.cross_entropy_loss.default: _cross_entropy_loss}
+    # It looks in our function for annotations of onnxscript's own, and for torchvision.
+    with quiet("torch.onnx._internal.exporter._registration", level=logging.ERROR):
+        try:
+            return torch.onnx.export(
+                module, args, dynamo=True, custom_translation_table=table, **options
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            root = root_of(error)
+            if isinstance(root, LossError):
+                raise root from error
+            raise
 
 
 def _with_function(model: onnx.ModelProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
@@ -118,6 +149,9 @@ def _cross_entropy_loss(
     )
     if weight is not None and probabilities:
         dtype = promoted(dtype, name_of(int(weight.dtype)))
+    elif weight is not None and name_of(int(weight.dtype)) != dtype:
+        given = name_of(int(weight.dtype))
+        raise expected(config.op, "dtype of weight", given, f"{dtype}, that of the logits")
     at = layout(config, _shape(self), _shape(target), dtype=dtype, label_dtype=label_dtype)
     stash = stash_dtype(at.compute)
     logits = _cast(self, at.compute)

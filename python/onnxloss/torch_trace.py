@@ -28,7 +28,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .errors import LossError, expected
+from .errors import LossError, expected, root_of
 from .from_torch import tensor_to_array
 from .quiet import quiet
 from .torch_decompositions import decompositions
@@ -106,6 +106,10 @@ def trace(
     if len(names) != len(inputs):
         raise expected("training_step", "input_names", names, f"{len(inputs)} names")
     joint = _Joint(module, len(inputs), gradients)
+    for name in names:
+        if name == LOGITS or name in joint.state or names.count(name) > 1:
+            allowed = f"names once each, other than \"{LOGITS}\", the output's, and the state's"
+            raise expected("training_step", "input_names", names, allowed)
     given = (*inputs, *(tensor.detach().clone() for tensor in joint.state.values()))
     shapes = _dynamic_shapes(dynamic_shapes, names, len(joint.state))
     try:
@@ -129,9 +133,7 @@ def trace(
     except LossError:
         raise
     except Exception as error:
-        root: BaseException = error
-        while root.__cause__ is not None:
-            root = root.__cause__
+        root = root_of(error)
         first = str(root).strip().partition("\n")[0]
         raise LossError(
             f"training_step: PyTorch cannot trace or export the module: "

@@ -12,13 +12,22 @@ import torch
 from onnx import helper
 
 from .config import LossConfig
-from .errors import LossError
+from .errors import LossError, check_type
 from .from_torch import from_torch
+from .opset import check_version
 from .torch_trace import LOGITS, Trace, trace
+from .training.step import refuse_decided
 from .training.step import training_step as training_step_of
 from .writer import free_name, value_names
 
 OPSET = 20
+_DECIDED = {
+    "logits": "they are the module's output",
+    "parameters": "requires_grad says which are trained",
+    "frozen": "requires_grad says which are trained",
+    "buffers": "they are the module's that the forward pass changes",
+    "reverse": "the backward pass is PyTorch's",
+}
 DynamicShapes = Sequence[Mapping[int, Any]] | Mapping[str, Mapping[int, Any]]
 
 
@@ -76,7 +85,13 @@ def training_step(
         >>> trainer = onnxloss.Trainer(step, forward, learning_rate=1e-3)
         >>> onnxloss.torch.load_state(module, trainer.state)
     """
+    refuse_decided(settings, _DECIDED)
     config = loss if isinstance(loss, LossConfig) else from_torch(loss, target=target)
+    _check_module(module, example_inputs, opset_version)
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise LossError(
+            "training_step: no parameter has requires_grad; expected one or more to train."
+        )
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and parameter.dtype not in (torch.float32, torch.float64):
             raise LossError(
@@ -128,6 +143,7 @@ def forward_model(
     Raises:
         LossError: PyTorch cannot trace or export the module.
     """
+    _check_module(module, example_inputs, opset_version)
     modes = {part: part.training for part in module.modules()}
     try:
         return trace(
@@ -141,6 +157,13 @@ def forward_model(
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+def _check_module(module: Any, example_inputs: Any, opset_version: Any) -> None:
+    where = "training_step"
+    check_type(where, "module", module, torch.nn.Module, "a torch.nn.Module")
+    check_type(where, "example_inputs", example_inputs, list | tuple, "a list of tensors")
+    check_version(where, opset_version)
 
 
 def load_state(module: torch.nn.Module, state: Mapping[str, np.ndarray]) -> None:

@@ -112,3 +112,7 @@ def test_settings_are_refused_where_they_would_have_no_effect() -> None:
         onnxloss.paddle.export(layer, config, SPEC, label_spec=InputSpec([None], "bool", "y"))
     with pytest.raises(onnxloss.LossError, match=r"name of label_spec is .x.; expected a name"):
         onnxloss.paddle.export(layer, config, SPEC, label_spec=InputSpec([None], "int64", "x"))
+    with pytest.raises(onnxloss.LossError, match=r"layer is .type.; expected a paddle.nn.Layer"):
+        onnxloss.paddle.export(paddle.nn.Linear, config, SPEC)
+    with pytest.raises(onnxloss.LossError, match=r"input_spec is .InputSpec.; expected a list of"):
+        onnxloss.paddle.export(layer, config, SPEC[0])

@@ -143,6 +143,14 @@ def test_frozen_parameters_stay() -> None:
     assert "hidden.weight" in {tensor.name for tensor in step.graph.initializer}
 
 
+def test_what_the_layer_decides_is_no_setting() -> None:
+    layer = make_layer("perceptron")
+    with pytest.raises(onnxloss.LossError, match="parameters is given; expected none: stop_grad"):
+        onnxloss.paddle.training_step(
+            layer, nn.CrossEntropyLoss(), [], parameters=["hidden.weight"]
+        )
+
+
 def test_dropout_is_refused() -> None:
     layer = nn.Sequential(nn.Linear(16, 8), nn.Dropout(0.5), nn.Linear(8, CLASSES))
     spec = [InputSpec([None, 16], "float32", "x")]
@@ -167,6 +175,10 @@ def test_functional_dropout_is_refused() -> None:
 
 def test_a_state_of_other_shapes_is_refused() -> None:
     layer = make_layer("perceptron")
+    with pytest.raises(
+        onnxloss.LossError, match=r"the state has none of the layer's hidden.weight"
+    ):
+        onnxloss.paddle.load_state(layer, {"weight": np.zeros(3, np.float32)})
     with pytest.raises(onnxloss.LossError, match=r'"hidden.bias" in the state is \[3\]; expected'):
         onnxloss.paddle.load_state(layer, {"hidden.bias": np.zeros(3, np.float32)})
 

@@ -119,6 +119,18 @@ def test_what_cannot_be_honoured_is_refused() -> None:
         _export(_Loss({}), args, opset_version=18)
     with pytest.raises(onnxloss.LossError, match="custom_translation_table or dynamo is given"):
         _export(_Loss({}), args, dynamo=False)
+    with pytest.raises(onnxloss.LossError, match="opset_version is 40; expected one that PyTorch"):
+        _export(_Classifier(), (torch.randn(5, 8), args[1]), opset_version=40)
+    weights = torch.ones(4, dtype=torch.float64)
+    with pytest.raises(onnxloss.LossError, match='dtype of weight is "float64"; expected float32'):
+        _export(_Loss({"weight": weights}), args)
+
+
+@pytest.mark.filterwarnings("default:torch.export")
+def test_a_module_without_a_loss_is_exported_with_a_warning() -> None:
+    with pytest.warns(UserWarning, match="the module calls no cross_entropy"):
+        model = onnxloss_torch.export(torch.nn.Linear(3, 4), torch.ones(2, 3), verbose=False)
+    assert [node.op_type for node in model.graph.node] == ["Gemm"]
 
 
 def test_file_is_written(tmp_path) -> None:

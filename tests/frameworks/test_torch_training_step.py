@@ -252,8 +252,10 @@ class _Branch(nn.Linear):
         (_Unused, 'does not depend on the parameter "unused"'),
         (lambda: _Branch(8, 5), "cannot trace or export the module"),
         (lambda: nn.Linear(8, 5).half(), 'dtype of "weight" is torch.float16; expected float32'),
+        (lambda: nn.Linear(8, 5).requires_grad_(False), "no parameter has requires_grad"),
+        (lambda: nn.functional.relu, 'module is "function"; expected a torch.nn.Module'),
     ],
-    ids=["tuple", "unused", "branch", "half"],
+    ids=["tuple", "unused", "branch", "half", "frozen", "function"],
 )
 def test_what_cannot_be_trained_is_refused(make: Any, message: str) -> None:
     with pytest.raises(onnxloss.LossError, match=message):
@@ -268,12 +270,18 @@ def test_what_cannot_be_trained_is_refused(make: Any, message: str) -> None:
         ({"dynamic_shapes": []}, "dynamic_shapes is .*; expected one entry for each"),
         ({"optimizer": "lion"}, "optimizer is .lion."),
         ({"momentum": -1.0}, "momentum is -1.0"),
+        ({"input_names": ["logits"]}, r"input_names is \['logits'\]; expected names once each"),
+        ({"parameters": ["0.weight"]}, "parameters is given; expected none: requires_grad says"),
+        ({"opset_version": 18}, "opset_version is 18; expected 19 or newer"),
+        ({"example_inputs": torch.zeros(4, 8)}, 'example_inputs is "Tensor"; expected a list'),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(onnxloss.LossError, match=message):
         onnxloss_torch.training_step(
-            perceptron(), nn.CrossEntropyLoss(), [torch.randn(4, 8)], **settings
+            perceptron(),
+            nn.CrossEntropyLoss(),
+            **{"example_inputs": [torch.randn(4, 8)], **settings},
         )
 
 

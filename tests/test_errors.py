@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,12 @@ def test_weights_in_files_of_their_own_stay_there(
     feeds = {"features": np.ones((2, 3), np.float32), "mask": np.ones(2, np.float32)}
     (loss,) = session.run(["loss"], {**feeds, "labels": np.array([0, 1])})
     np.testing.assert_allclose(loss, np.log(5), rtol=1e-6)
+
+
+def test_missing_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(onnxloss.LossError, match=r"not installed; install onnxloss\[cpu\]"):
+        onnxloss.register(None)
 
 
 def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import weakref
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import LossError, check_type
 
@@ -15,6 +15,21 @@ if TYPE_CHECKING:
 _LIBRARY = "libonnxloss.so"
 _registered: weakref.WeakSet[onnxruntime.SessionOptions] = weakref.WeakSet()
 """The options that have the library: with it twice, ONNX Runtime makes no session of them."""
+
+
+def runtime() -> Any:
+    """The module onnxruntime, which is an extra: any build of it may be there.
+
+    Raises:
+        LossError: None is.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise LossError(
+            "onnxruntime is not installed; install onnxloss[cpu] to run models."
+        ) from error
+    return onnxruntime
 
 
 def library_path() -> str:
@@ -45,9 +60,7 @@ def register(session_options: onnxruntime.SessionOptions) -> None:
     Raises:
         LossError: The package was installed without its library, or these are no options.
     """
-    import onnxruntime
-
-    kind, allowed = onnxruntime.SessionOptions, "an onnxruntime.SessionOptions"
+    kind, allowed = runtime().SessionOptions, "an onnxruntime.SessionOptions"
     check_type("register", "session_options", session_options, kind, allowed)
     if session_options not in _registered:
         session_options.register_custom_ops_library(library_path())

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from .dtypes import FLOAT_DTYPES, name_of
 from .errors import LossError
-from .library import register
+from .library import register, runtime
 from .writer import subgraphs
 
 if TYPE_CHECKING:
@@ -153,14 +153,14 @@ def make_session(
     Raises:
         LossError: ONNX Runtime is not installed, or does not take the model.
     """
-    runtime = _runtime()
-    options = runtime.SessionOptions()
+    ort = runtime()
+    options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     if library:
         register(options)
     try:
-        return runtime.InferenceSession(
+        return ort.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # as above; and protobuf's, of 2 GB
@@ -236,14 +236,4 @@ def without_bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _said(error: Exception) -> LossError:
     text = " ".join(str(error).split())
-    return LossError(f"ONNX Runtime {_runtime().__version__} says: {text}")
-
-
-def _runtime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise LossError(
-            "onnxruntime is not installed; install onnxloss[cpu] to run models."
-        ) from error
-    return onnxruntime
+    return LossError(f"ONNX Runtime {runtime().__version__} says: {text}")

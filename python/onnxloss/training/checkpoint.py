@@ -62,8 +62,10 @@ def check_place(where: str, path: str | os.PathLike[str]) -> None:
     """Refuses a checkpoint that could not be written, before hours of training.
 
     Raises:
-        LossError: Its folder does not exist or cannot be written to, or it is a folder itself.
+        LossError: Its folder does not exist or cannot be written to, or it is a folder itself; or
+            the safetensors package is missing.
     """
+    _import_safetensors()
     folder = Path(path).absolute().parent
     if Path(path).is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         allowed = "a file in a folder that exists and can be written to"

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from ..errors import LossError
-from ..library import register
+from ..library import register, runtime
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
@@ -21,18 +21,14 @@ _LARGE = 1_000_000
 
 def make_session(model: onnx.ModelProto, options: SessionOptions) -> InferenceSession:
     """A session on the CPU."""
-    import onnxruntime
-
-    return onnxruntime.InferenceSession(
+    return runtime().InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
 
 
 def default_options(state: Mapping[str, np.ndarray]) -> SessionOptions:
     """The options of a session that trains a state, where the user gives none."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    options = runtime().SessionOptions()
     if sum(np.size(array) for array in state.values()) < _LARGE:
         options.intra_op_num_threads = 1
     try:

@@ -19,6 +19,9 @@ USAGE = 2
 HYPERPARAMETERS = ("momentum", "dampening", "nesterov", "weight_decay", "betas", "eps", "amsgrad")
 STEP_SETTINGS = ("frozen", "max_norm", "accumulation_steps", "loss_scale", "growth_interval")
 
+_UNSET = argparse.SUPPRESS
+"""The default of options whose defaults stay with the API."""
+
 _VERBS = {"info": "Prints", "check": "Prints", "bench": "Prints", "view": "Shows"}
 
 Command = Callable[[argparse.Namespace], None]
@@ -47,18 +50,23 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"onnxloss {__version__}")
     added = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, (what, example, add_options) in _COMMANDS.items():
+        command: argparse.ArgumentParser = added.add_parser(
+            name,
+            help=what,
+            description=f"{_VERBS.get(name, 'Writes')} {what}.",
+            epilog=f"example:\n  onnxloss {name} {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.set_defaults(run=commands[name])
+        add_options(command)
+    return parser
 
-    command = _command(
-        added,
-        "export",
-        commands["export"],
-        "the loss as a model of its own",
-        "onnxloss export --api torch.nn.CrossEntropyLoss --label-smoothing 0.1 "
-        "--weight 1,2,0.5 --logits N,3 --gradient -o loss.onnx",
-    )
+
+def _add_export(command: argparse.ArgumentParser) -> None:
     _add_loss_options(command)
     group = command.add_argument_group("the model")
-    unset = argparse.SUPPRESS
     group.add_argument(
         "--logits",
         type=cli_values.shape,
@@ -66,41 +74,20 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         required=True,
         help='shape of the logits: numbers, names of dynamic dimensions; "N,10"',
     )
-    group.add_argument(
-        "--labels",
-        type=cli_values.shape,
-        metavar="SHAPE",
-        default=unset,
-        help="shape of the labels; by default from the logits",
-    )
-    group.add_argument(
-        "--sample-weights",
-        type=cli_values.shape,
-        metavar="SHAPE",
-        default=unset,
-        help="adds the input sample_weights, for losses that take it",
-    )
+    for name, text in (
+        ("--labels", "shape of the labels; by default from the logits"),
+        ("--sample-weights", "adds the input sample_weights, for losses that take it"),
+    ):
+        group.add_argument(name, type=cli_values.shape, metavar="SHAPE", default=_UNSET, help=text)
     group.add_argument(
         "--dtype", default="float32", help=f"dtype of the logits: {_or(FLOAT_DTYPES)} (float32)"
     )
-    group.add_argument(
-        "--outputs",
-        type=lambda text: tuple(text.split(",")),
-        metavar="NAMES",
-        default=argparse.SUPPRESS,
-        help="the outputs besides dlogits: loss, or more as loss,lse,dlabels",
-    )
+    _add_list(group, "--outputs", "the outputs besides dlogits: loss, or more as loss,lse,dlabels")
     _add_common_options(group)
     _add_output_options(group)
 
-    command = _command(
-        added,
-        "append",
-        commands["append"],
-        "the loss behind a forward model",
-        "onnxloss append classifier.onnx --api torch.nn.CrossEntropyLoss --logits scores "
-        "-o classifier_loss.onnx",
-    )
+
+def _add_append(command: argparse.ArgumentParser) -> None:
     _add_model(command)
     _add_loss_options(command)
     group = command.add_argument_group("the model")
@@ -108,14 +95,8 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_common_options(group)
     _add_output_options(group)
 
-    command = _command(
-        added,
-        "train-step",
-        commands["train-step"],
-        "forward, loss, gradient and update in one model",
-        "onnxloss train-step classifier.onnx --api torch.nn.CrossEntropyLoss --optimizer adamw "
-        "--weight-decay 0.01 -o step.onnx",
-    )
+
+def _add_train_step(command: argparse.ArgumentParser) -> None:
     _add_model(command)
     _add_loss_options(command)
     group = command.add_argument_group("the model")
@@ -124,20 +105,8 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_output_options(group)
     group = command.add_argument_group("the optimizer")
     group.add_argument("--optimizer", default="sgd", help=f"{_or(OPTIMIZERS)} (sgd)")
-    group.add_argument(
-        "--parameters",
-        type=lambda text: text.split(","),
-        metavar="NAMES",
-        default=argparse.SUPPRESS,
-        help="the initializers to train; by default every float one",
-    )
-    group.add_argument(
-        "--frozen",
-        type=lambda text: text.split(","),
-        metavar="NAMES",
-        default=argparse.SUPPRESS,
-        help="initializers to leave as they are",
-    )
+    _add_list(group, "--parameters", "the initializers to train; by default every float one")
+    _add_list(group, "--frozen", "initializers to leave as they are")
     for name in HYPERPARAMETERS:
         kinds = [key for key, kind in OPTIMIZERS.items() if hasattr(kind, name)]
         form: dict[str, Any] = {"type": float, "metavar": "NUMBER"}
@@ -145,59 +114,17 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
             form = {"action": "store_true"}
         elif name == "betas":
             form = {"type": cli_values.numbers, "metavar": "NUMBER,NUMBER"}
-        group.add_argument(
-            _option(name), default=argparse.SUPPRESS, help=f"of {_or(kinds)}", **form
-        )
+        group.add_argument(_option(name), default=_UNSET, help=f"of {_or(kinds)}", **form)
     for name, kind, text in (
         ("max_norm", float, "clip the gradients to this global norm"),
         ("accumulation_steps", int, "how many steps make one update (1)"),
         ("loss_scale", float, "the first loss scale, for gradients in 16 bits"),
         ("growth_interval", int, "updates without an overflow that double the loss scale (2000)"),
     ):
-        group.add_argument(
-            _option(name), type=kind, metavar="NUMBER", default=argparse.SUPPRESS, help=text
-        )
-
-    command = _command(
-        added,
-        "info",
-        commands["info"],
-        "the losses of a model, and how they will run",
-        "onnxloss info loss.onnx",
-    )
-    _add_model(command)
-    _add_model_commands(added, commands)
-
-    command = _command(
-        added,
-        "view",
-        commands["view"],
-        "a model in a browser, with Netron",
-        "onnxloss view loss.onnx",
-    )
-    _add_model(command)
-    command.add_argument("--host", default="localhost", help="the address to serve at (localhost)")
-    command.add_argument(
-        "--port",
-        type=cli_values.port,
-        default=0,
-        help="the port to serve at; by default any free one",
-    )
-    command.add_argument(
-        "--no-browser", dest="browse", action="store_false", help="only serves; opens no browser"
-    )
-    return parser
+        group.add_argument(_option(name), type=kind, metavar="NUMBER", default=_UNSET, help=text)
 
 
-def _add_model_commands(added: Any, commands: Mapping[str, Command]) -> None:
-    """The commands that need nothing but a model."""
-    command = _command(
-        added,
-        "fuse",
-        commands["fuse"],
-        "the model with this project's operators for the losses that it has",
-        "onnxloss fuse classifier_with_loss.onnx -o fused.onnx",
-    )
+def _add_fuse(command: argparse.ArgumentParser) -> None:
     _add_model(command)
     command.add_argument(
         "--inputs",
@@ -208,23 +135,13 @@ def _add_model_commands(added: Any, commands: Mapping[str, Command]) -> None:
     )
     _add_output_options(command)
 
-    command = _command(
-        added,
-        "check",
-        commands["check"],
-        "what the losses of a model are, how they run, and whether body and kernel agree",
-        "onnxloss check loss.onnx",
-    )
+
+def _add_check(command: argparse.ArgumentParser) -> None:
     _add_model(command)
     _add_json(command)
 
-    command = _command(
-        added,
-        "bench",
-        commands["bench"],
-        "the times of body and kernel of each loss of a model",
-        "onnxloss bench loss.onnx --size N=4096 --threads 2",
-    )
+
+def _add_bench(command: argparse.ArgumentParser) -> None:
     _add_model(command)
     command.add_argument(
         "--size",
@@ -239,19 +156,18 @@ def _add_model_commands(added: Any, commands: Mapping[str, Command]) -> None:
     _add_json(command)
 
 
-def _command(
-    added: Any, name: str, run: Command, what: str, example: str
-) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = added.add_parser(
-        name,
-        help=what,
-        description=f"{_VERBS.get(name, 'Writes')} {what}.",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _add_view(command: argparse.ArgumentParser) -> None:
+    _add_model(command)
+    command.add_argument("--host", default="localhost", help="the address to serve at (localhost)")
+    command.add_argument(
+        "--port",
+        type=cli_values.port,
+        default=0,
+        help="the port to serve at; by default any free one",
     )
-    command.set_defaults(run=run)
-    return command
+    command.add_argument(
+        "--no-browser", dest="browse", action="store_false", help="only serves; opens no browser"
+    )
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -264,47 +180,34 @@ def _add_json(command: argparse.ArgumentParser) -> None:
 
 def _add_loss_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("the loss, with the settings of its API")
-    unset = argparse.SUPPRESS
     group.add_argument(
         "--api", required=True, help="full name of the loss, as torch.nn.CrossEntropyLoss"
     )
-    group.add_argument("--target", default=unset, help="indices or probabilities")
-    group.add_argument("--reduction", default=unset, help="as the API names it")
-    group.add_argument(
-        "--label-smoothing", type=float, metavar="NUMBER", default=unset, help="a factor in [0, 1]"
-    )
-    group.add_argument(
-        "--ignore-index", type=int, metavar="LABEL", default=unset, help="a label without a loss"
-    )
-    weights = group.add_mutually_exclusive_group()
-    weights.add_argument(
-        "--weight",
-        type=cli_values.numbers,
-        metavar="NUMBERS",
-        default=unset,
-        help="one per class: 1,2,0.5",
-    )
-    weights.add_argument(
-        "--weight-file", type=Path, metavar="NPY", default=unset, help="the same from numpy.save"
-    )
-    group.add_argument(
-        "--z-loss", type=float, metavar="NUMBER", default=unset, help="factor of lse^2 in the loss"
-    )
-    group.add_argument(
-        "--logit-softcap",
-        type=float,
-        metavar="NUMBER",
-        default=unset,
-        help="logits x become cap * tanh(x / cap)",
-    )
+    weights = "one per class: 1,2,0.5"
+    either = group.add_mutually_exclusive_group()
+    for to, name, kind, metavar, text in (
+        (group, "--target", str, None, "indices or probabilities"),
+        (group, "--reduction", str, None, "as the API names it"),
+        (group, "--label-smoothing", float, "NUMBER", "a factor in [0, 1]"),
+        (group, "--ignore-index", int, "LABEL", "a label without a loss"),
+        (either, "--weight", cli_values.numbers, "NUMBERS", weights),
+        (either, "--weight-file", Path, "NPY", "the same from numpy.save"),
+        (group, "--z-loss", float, "NUMBER", "factor of lse^2 in the loss"),
+        (group, "--logit-softcap", float, "NUMBER", "logits x become cap * tanh(x / cap)"),
+    ):
+        to.add_argument(name, type=kind, metavar=metavar, default=_UNSET, help=text)
     group.add_argument(
         "--set",
         type=cli_values.setting,
         action="append",
         metavar="NAME=VALUE",
-        default=unset,
+        default=_UNSET,
         help="any other setting of the API, as a Python value",
     )
+
+
+def _add_list(group: Any, name: str, text: str) -> None:
+    group.add_argument(name, type=cli_values.names, metavar="NAMES", default=_UNSET, help=text)
 
 
 def _add_names(group: Any, names: Sequence[str]) -> None:
@@ -314,12 +217,12 @@ def _add_names(group: Any, names: Sequence[str]) -> None:
             text = "name of an input to add, for losses that take it"
         elif name != "logits":
             text = f"name of the {'output' if name in ('loss', 'dlogits') else 'input'} ({name})"
-        group.add_argument(_option(name), metavar="NAME", default=argparse.SUPPRESS, help=text)
+        group.add_argument(_option(name), metavar="NAME", default=_UNSET, help=text)
 
 
 def _add_label_dtype(group: Any) -> None:
     dtypes = f"{_or(LABEL_DTYPES)}; for probabilities as the logits"
-    group.add_argument("--label-dtype", metavar="DTYPE", default=argparse.SUPPRESS, help=dtypes)
+    group.add_argument("--label-dtype", metavar="DTYPE", default=_UNSET, help=dtypes)
 
 
 def _add_common_options(group: Any) -> None:
@@ -345,3 +248,42 @@ def _option(name: str) -> str:
 
 def _or(names: Any) -> str:
     return " or ".join(names)
+
+
+_COMMANDS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
+    "export": (
+        "the loss as a model of its own",
+        "--api torch.nn.CrossEntropyLoss --label-smoothing 0.1 --weight 1,2,0.5 --logits N,3 "
+        "--gradient -o loss.onnx",
+        _add_export,
+    ),
+    "append": (
+        "the loss behind a forward model",
+        "classifier.onnx --api torch.nn.CrossEntropyLoss --logits scores -o classifier_loss.onnx",
+        _add_append,
+    ),
+    "train-step": (
+        "forward, loss, gradient and update in one model",
+        "classifier.onnx --api torch.nn.CrossEntropyLoss --optimizer adamw --weight-decay 0.01 "
+        "-o step.onnx",
+        _add_train_step,
+    ),
+    "info": ("the losses of a model, and how they will run", "loss.onnx", _add_model),
+    "fuse": (
+        "the model with this project's operators for the losses that it has",
+        "classifier_with_loss.onnx -o fused.onnx",
+        _add_fuse,
+    ),
+    "check": (
+        "what the losses of a model are, how they run, and whether body and kernel agree",
+        "loss.onnx",
+        _add_check,
+    ),
+    "bench": (
+        "the times of body and kernel of each loss of a model",
+        "loss.onnx --size N=4096 --threads 2",
+        _add_bench,
+    ),
+    "view": ("a model in a browser, with Netron", "loss.onnx", _add_view),
+}
+"""Of each command what it writes, prints or shows; an example of its arguments; its options."""

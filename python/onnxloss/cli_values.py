@@ -25,6 +25,11 @@ def numbers(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f'"{text}" is not numbers like 1,2,0.5') from None
 
 
+def names(text: str) -> list[str]:
+    """Names with commas between them."""
+    return text.split(",")
+
+
 def setting(text: str) -> tuple[str, Any]:
     """A name and a Python value, or else its text."""
     name, equals, value = text.partition("=")

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tests import golden_cases, test_golden_paddle, test_golden_tf
+from tests import golden_cases, test_golden, test_golden_paddle, test_golden_tf
 from tests.differences import RECORDED, SECTIONS
 from tests.differences.answers import (
     CATEGORICAL,
@@ -79,7 +79,7 @@ def differences() -> str:
 def named_differences() -> Mapping[str, str]:
     """The cases of the tests whose artefact is not reproduced: the id and the reason."""
     return {
-        **golden_cases.NAMED_DIFFERENCES,
+        **test_golden.NAMED_DIFFERENCES,
         **test_golden_paddle.NAMED_DIFFERENCES,
         **test_golden_tf.NAMED_DIFFERENCES,
     }

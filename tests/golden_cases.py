@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,21 +12,17 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
+import pytest
 
+import onnxloss
 from tests import reference
 from tests.cases import HARD, SOFT
+from tests.runtime import WAYS, dtype_of, run_model
 
 _FOLDER = Path(__file__).parent / "golden"
 
-NAMED_DIFFERENCES = {
-    "torch-058": "torch multiplies the softmax of an ignored row of nan by 0: a nan gradient. "
-    "The row does not count: 0.",
-    "torch-060": "torch multiplies the weight 0 by the -inf at the target: nan. "
-    "A term whose coefficient is 0 contributes nothing: 0.",
-    "torch-090": "torch multiplies the probability 0 by the -inf of a masked class: nan. "
-    "A term whose coefficient is 0 contributes nothing.",
-}
-"""Cases where an artefact of the framework's kernel is not reproduced: the id and the reason."""
+ways = pytest.mark.parametrize("way", WAYS)
 
 
 @dataclass(frozen=True)
@@ -47,21 +44,68 @@ class GoldenCase:
         """The loss that the labels ask for."""
         return SOFT if self.arrays["labels"].dtype.kind not in "iu" else HARD
 
-    @property
-    def kind(self) -> str:
-        """What is to be asserted: "match", "named difference" or "error"."""
-        if self.error is not None:
-            return "error"
-        return "named difference" if self.id in NAMED_DIFFERENCES else "match"
-
 
 @cache
 def load(framework: str) -> tuple[GoldenCase, ...]:
-    """The cases of "torch", "onnx" or "paddle"."""
+    """The cases of "torch", "paddle", "tf", "onnx" or "sampled"."""
     own = (_FOLDER / f"{framework}.json").exists()
     table = json.loads((_FOLDER / f"{framework if own else 'cases'}.json").read_text())
     with np.load(_FOLDER / f"{framework if own else 'arrays'}.npz") as stored:
         return tuple(_case(row, stored) for row in table["cases"] if row["framework"] == framework)
+
+
+def kind_of(case: GoldenCase, exceptions: Mapping[str, Collection[str]]) -> str:
+    """What is to be asserted: a kind of `exceptions` that has the case's id, "error" or "match"."""
+    plain = "match" if case.error is None else "error"
+    return next((kind for kind, ids in exceptions.items() if case.id in ids), plain)
+
+
+def of_kind(
+    cases: Iterable[GoldenCase], kind: str, exceptions: Mapping[str, Collection[str]]
+) -> pytest.MarkDecorator:
+    """Parametrizes a test with the cases of a kind."""
+    chosen = [case for case in cases if kind_of(case, exceptions) == kind]
+    return pytest.mark.parametrize("case", chosen, ids=lambda case: f"{case.id}-{case.name}")
+
+
+def export(
+    case: GoldenCase, config: onnxloss.LossConfig, *, inline: bool, **settings: Any
+) -> onnx.ModelProto:
+    """The model of a case's configuration and shapes, with its gradient."""
+    logits, labels = case.arrays["logits"], case.arrays["labels"]
+    return onnxloss.export(
+        config,
+        logits=logits.shape,
+        labels=labels.shape,
+        dtype=logits.dtype.name,
+        label_dtype=labels.dtype.name,
+        gradient=True,
+        inline=inline,
+        **settings,
+    )
+
+
+def run(
+    case: GoldenCase, model: onnx.ModelProto, way: str, **more: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The model's outputs for the case's arrays, and `more` beside them."""
+    feeds = {"logits": case.arrays["logits"], "labels": case.arrays["labels"], **more}
+    # Where there is no upstream gradient it is of no interest, but an input.
+    loss = case.arrays.get("loss", np.zeros(()))
+    feeds["dloss"] = case.arrays.get("dloss", np.ones(loss.shape, dtype_of(model, "dloss")))
+    return run_model(model, feeds, library=way == "library")
+
+
+def assert_matches(
+    outputs: Mapping[str, np.ndarray],
+    case: GoldenCase,
+    names: Collection[str] = ("loss", "dlogits"),
+) -> None:
+    """Asserts dtype, shape and values of the framework's outputs of these names."""
+    for name in names:
+        assert outputs[name].dtype == case.arrays[name].dtype
+        assert outputs[name].shape == case.arrays[name].shape
+        assert_close(outputs[name], case.arrays[name], case)
 
 
 def assert_close(result: np.ndarray, expected: np.ndarray, case: GoldenCase) -> None:

@@ -14,7 +14,8 @@ import onnxloss
 from tests import golden_cases as golden
 from tests import reference
 from tests.cases import SOFT
-from tests.runtime import RUNTIME_ERRORS, WAYS, dtype_of, run_model
+from tests.golden_cases import ways
+from tests.runtime import RUNTIME_ERRORS
 
 CASES = golden.load("paddle")
 
@@ -38,58 +39,35 @@ REFUSED = {
 """Cases where Paddle is silently wrong: the id and what is wrong."""
 
 
-def kind_of(case: golden.GoldenCase) -> str:
-    if case.id in NAMED_DIFFERENCES:
-        return "named difference"
-    if case.id in REFUSED:
-        return "refused"
-    return "match" if case.error is None else "error"
+EXCEPTIONS = {"named difference": NAMED_DIFFERENCES, "refused": REFUSED}
 
 
 def of_kind(kind: str) -> pytest.MarkDecorator:
-    cases = [case for case in CASES if kind_of(case) == kind]
-    return pytest.mark.parametrize("case", cases, ids=lambda case: f"{case.id}-{case.name}")
+    return golden.of_kind(CASES, kind, EXCEPTIONS)
 
 
-ways = pytest.mark.parametrize("way", WAYS)
 negative_smoothing_warns = pytest.mark.filterwarnings("ignore:from_paddle. label_smoothing is -0.1")
 
 
 @cache
 def exported(case_id: str, *, inline: bool) -> onnx.ModelProto:
     case = next(case for case in CASES if case.id == case_id)
-    logits, labels = case.arrays["logits"], case.arrays["labels"]
     settings = dict(case.kwargs)
     if "weight" in case.arrays:
         settings["weight"] = case.arrays["weight"]
-    return onnxloss.export(
-        onnxloss.from_paddle(case.api, paddle_version="3.3.1", **settings),
-        logits=logits.shape,
-        labels=labels.shape,
-        dtype=logits.dtype.name,
-        label_dtype=labels.dtype.name,
-        gradient=True,
-        inline=inline,
-    )
+    config = onnxloss.from_paddle(case.api, paddle_version="3.3.1", **settings)
+    return golden.export(case, config, inline=inline)
 
 
 def run_case(case: golden.GoldenCase, way: str) -> dict[str, np.ndarray]:
-    model = exported(case.id, inline=way == "inlined")
-    feeds = {"logits": case.arrays["logits"], "labels": case.arrays["labels"]}
-    # An error case stops before there is a loss; its upstream gradient is of no interest.
-    feeds["dloss"] = case.arrays.get("dloss", np.ones((), dtype_of(model, "dloss")))
-    return run_model(model, feeds, library=way == "library")
+    return golden.run(case, exported(case.id, inline=way == "inlined"), way)
 
 
 @ways
 @of_kind("match")
 @negative_smoothing_warns
 def test_matches(case: golden.GoldenCase, way: str) -> None:
-    outputs = run_case(case, way)
-    for name in ("loss", "dlogits"):
-        assert outputs[name].dtype == case.arrays[name].dtype
-        assert outputs[name].shape == case.arrays[name].shape
-        golden.assert_close(outputs[name], case.arrays[name], case)
+    golden.assert_matches(run_case(case, way), case)
 
 
 @ways
@@ -157,6 +135,6 @@ def test_error(case: golden.GoldenCase, way: str) -> None:
 
 
 def test_every_case_is_asserted_once() -> None:
-    counts = Counter(kind_of(case) for case in CASES)
+    counts = Counter(golden.kind_of(case, EXCEPTIONS) for case in CASES)
     assert counts == {"match": 43, "named difference": 5, "refused": 4, "error": 8}
     assert {*NAMED_DIFFERENCES, *REFUSED} <= {case.id for case in CASES}

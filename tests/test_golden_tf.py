@@ -13,7 +13,8 @@ import pytest
 import onnxloss
 from tests import golden_cases as golden
 from tests import reference
-from tests.runtime import RUNTIME_ERRORS, WAYS, dtype_of, run_model
+from tests.golden_cases import ways
+from tests.runtime import RUNTIME_ERRORS
 
 CASES = (*golden.load("tf"), *golden.load("onnx"))
 NAMED_DIFFERENCES = {
@@ -24,19 +25,11 @@ NAMED_DIFFERENCES = {
 }
 """Cases where an artefact of the framework's kernel is not reproduced: the id and the reason."""
 
-ways = pytest.mark.parametrize("way", WAYS)
-
-
-def kind_of(case: golden.GoldenCase) -> str:
-    return "named difference" if case.id in NAMED_DIFFERENCES else case.kind
+EXCEPTIONS = {"named difference": NAMED_DIFFERENCES}
 
 
 def of_kind(kind: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(
-        "case",
-        [case for case in CASES if kind_of(case) == kind],
-        ids=lambda case: f"{case.id}-{case.name}",
-    )
+    return golden.of_kind(CASES, kind, EXCEPTIONS)
 
 
 def config_of(case: golden.GoldenCase) -> onnxloss.LossConfig:
@@ -49,16 +42,12 @@ def config_of(case: golden.GoldenCase) -> onnxloss.LossConfig:
 def exported(case_id: str, *, inline: bool) -> onnx.ModelProto:
     case = next(case for case in CASES if case.id == case_id)
     weights = weights_of(case)
-    return onnxloss.export(
+    return golden.export(
+        case,
         config_of(case),
-        logits=case.arrays["logits"].shape,
-        labels=case.arrays["labels"].shape,
-        sample_weights=None if weights is None else weights.shape,
-        dtype=case.arrays["logits"].dtype.name,
-        label_dtype=case.arrays["labels"].dtype.name,
-        gradient=True,
-        outputs=("loss", "log_prob") if case.framework == "onnx" else ("loss",),
         inline=inline,
+        sample_weights=None if weights is None else weights.shape,
+        outputs=("loss", "log_prob") if case.framework == "onnx" else ("loss",),
     )
 
 
@@ -67,13 +56,9 @@ def weights_of(case: golden.GoldenCase) -> np.ndarray | None:
 
 
 def run_case(case: golden.GoldenCase, way: str) -> dict[str, np.ndarray]:
-    model = exported(case.id, inline=way == "inlined")
-    feeds = {"logits": case.arrays["logits"], "labels": case.arrays["labels"]}
-    loss = case.arrays.get("loss", np.zeros(()))
-    feeds["dloss"] = case.arrays.get("dloss", np.ones(loss.shape, dtype_of(model, "dloss")))
-    if weights_of(case) is not None:
-        feeds["sample_weights"] = weights_of(case)
-    return run_model(model, feeds, library=way == "library")
+    weights = weights_of(case)
+    more = {} if weights is None else {"sample_weights": weights}
+    return golden.run(case, exported(case.id, inline=way == "inlined"), way, **more)
 
 
 @ways
@@ -83,9 +68,7 @@ def test_matches(case: golden.GoldenCase, way: str) -> None:
     # ai.onnx has a log_prob and no gradient.
     names = {"loss", "dlogits", "log_prob"} & set(case.arrays)
     assert len(names) == 2
-    for name in names:
-        assert outputs[name].dtype == case.arrays[name].dtype
-        golden.assert_close(outputs[name], case.arrays[name], case)
+    golden.assert_matches(outputs, case, names)
 
 
 @ways
@@ -122,7 +105,7 @@ def test_error(case: golden.GoldenCase, way: str) -> None:
 
 
 def test_every_case_is_asserted_once() -> None:
-    counts = Counter((case.framework, kind_of(case)) for case in CASES)
+    counts = Counter((case.framework, golden.kind_of(case, EXCEPTIONS)) for case in CASES)
     assert counts == {
         ("tf", "match"): 27,
         ("tf", "named difference"): 2,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import golden_cases as golden
-from tests import reference
+from tests import reference, test_golden
 from tests.cases import CASES, Case
 
 SMALL = [
@@ -116,11 +116,7 @@ def test_label_out_of_range_is_refused() -> None:
             reference.softmax_cross_entropy_loss(np.zeros((1, 3)), np.array([label]))
 
 
-@pytest.mark.parametrize(
-    "case",
-    [case for case in (*golden.load("torch"), *golden.load("onnx")) if case.kind == "match"],
-    ids=lambda case: f"{case.id}-{case.name}",
-)
+@golden.of_kind((*golden.load("torch"), *golden.load("onnx")), "match", test_golden.EXCEPTIONS)
 def test_agrees_with_the_framework(case: golden.GoldenCase) -> None:
     loss, dlogits = golden.formula(case)
     golden.assert_close(loss, case.arrays["loss"], case)

@@ -17,6 +17,10 @@ ONE_HOT = np.array([[0, 0, 1], [1, 0, 0]], np.float32)
 WEIGHTS = np.array([0.5, 2, 1], np.float32)
 """The inputs of every row that does not say otherwise."""
 
+DEFAULT_IGNORED = np.array([2, -100])
+NONE = {"reduction": "none"}
+ZEROS, NANS = (0.0, 0.0, 0.0), (NAN, NAN, NAN)
+
 COLUMNS = {
     "torch": "PyTorch 2.13",
     "paddle": "Paddle 3.3",

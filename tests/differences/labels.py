@@ -7,9 +7,11 @@ import numpy as np
 
 from tests.differences.answers import (
     CATEGORICAL,
+    DEFAULT_IGNORED,
     DENSE,
     INDICES,
     LOGITS,
+    NONE,
     ONE_HOT,
     ONNX,
     PADDLE,
@@ -22,8 +24,6 @@ from tests.differences.answers import (
     Row,
 )
 
-_NONE = {"reduction": "none"}
-_DEFAULT_IGNORED = np.array([2, -100])
 _UNBATCHED = np.array(2)
 _NEG_LOG_P = (2.407606, 1.407606, 0.407606)
 
@@ -55,9 +55,9 @@ SMOOTHED = (
     Row(
         "smoothing 0.1, a label is -100",
         (
-            Answer(TORCH, _DEFAULT_IGNORED, 0.507606, settings={"label_smoothing": 0.1}),
+            Answer(TORCH, DEFAULT_IGNORED, 0.507606, settings={"label_smoothing": 0.1}),
             Answer(
-                PADDLE, _DEFAULT_IGNORED, "ValueError", "error", settings={"label_smoothing": 0.1}
+                PADDLE, DEFAULT_IGNORED, "ValueError", "error", settings={"label_smoothing": 0.1}
             ),
         ),
         "With smoothing Paddle takes no label out of range.",
@@ -98,9 +98,13 @@ LABELS = (
     Row(
         "probabilities, unreduced: the loss's shape",
         (
-            Answer(TORCH, PROBABILITIES, (2,), of="shape", settings=_NONE),
+            Answer(TORCH, PROBABILITIES, (2,), of="shape", settings=NONE),
             Answer(
-                PADDLE, PROBABILITIES, (2, 1), of="shape", settings={"soft_label": True, **_NONE}
+                PADDLE,
+                PROBABILITIES,
+                (2, 1),
+                of="shape",
+                settings={"soft_label": True, **NONE},
             ),
             Answer(DENSE, PROBABILITIES, (2,), of="shape"),
         ),
@@ -109,8 +113,8 @@ LABELS = (
     Row(
         "labels of shape (N, 1), unreduced: the loss's shape",
         (
-            Answer(TORCH, INDICES[:, None], "RuntimeError", "refused", of="shape", settings=_NONE),
-            Answer(PADDLE, INDICES[:, None], (2, 1), of="shape", settings=_NONE),
+            Answer(TORCH, INDICES[:, None], "RuntimeError", "refused", of="shape", settings=NONE),
+            Answer(PADDLE, INDICES[:, None], (2, 1), of="shape", settings=NONE),
             Answer(
                 SPARSE_CATEGORICAL,
                 INDICES[:, None],
@@ -118,7 +122,7 @@ LABELS = (
                 of="shape",
                 settings={"from_logits": True, "reduction": "none"},
             ),
-            Answer(ONNX, INDICES[:, None], "Fail", "refused", of="shape", settings=_NONE),
+            Answer(ONNX, INDICES[:, None], "Fail", "refused", of="shape", settings=NONE),
         ),
         "Drop the axis for PyTorch and ai.onnx.",
     ),

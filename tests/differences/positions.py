@@ -7,9 +7,12 @@ import numpy as np
 
 from tests.differences.answers import (
     CATEGORICAL,
+    DEFAULT_IGNORED,
     INDICES,
     LOGITS,
     NAN,
+    NANS,
+    NONE,
     ONE_HOT,
     ONNX,
     PADDLE,
@@ -18,15 +21,13 @@ from tests.differences.answers import (
     TORCH,
     V1,
     WEIGHTS,
+    ZEROS,
     Answer,
     Row,
 )
 
-_NONE = {"reduction": "none"}
-_DEFAULT_IGNORED = np.array([2, -100])
 _ALL_IGNORED = np.array([-100, -100])
 _EMPTY = {"logits": LOGITS[:0], "labels": INDICES[:0]}
-_ZEROS, _NANS = (0.0, 0.0, 0.0), (NAN, NAN, NAN)
 _UNUSED = np.array([0, 2, 0], np.float32)
 _POSITION_WEIGHTS = np.array([0.3, 0.7], np.float32)
 
@@ -34,16 +35,16 @@ COUNTS = (
     Row(
         "mean, a label is -100; nothing said of ignoring",
         (
-            Answer(TORCH, _DEFAULT_IGNORED, 0.407606),
-            Answer(PADDLE, _DEFAULT_IGNORED, 0.203803),
+            Answer(TORCH, DEFAULT_IGNORED, 0.407606),
+            Answer(PADDLE, DEFAULT_IGNORED, 0.203803),
             Answer(
                 SPARSE_CATEGORICAL,
-                _DEFAULT_IGNORED,
+                DEFAULT_IGNORED,
                 "InvalidArgumentError",
                 "error",
                 settings={"from_logits": True},
             ),
-            Answer(ONNX, _DEFAULT_IGNORED, "Fail", "error"),
+            Answer(ONNX, DEFAULT_IGNORED, "Fail", "error"),
         ),
         "Paddle divides by all positions, the ignored ones too. For the mean of PyTorch in Paddle "
         "mark ignored labels with an `ignore_index` of 0 or more, as 255; or divide a sum.",
@@ -97,12 +98,12 @@ COUNTS = (
     Row(
         "the same: gradient",
         (
-            Answer(TORCH, _ALL_IGNORED, _ZEROS, of="dlogits"),
-            Answer(PADDLE, _ALL_IGNORED, _ZEROS, of="dlogits"),
+            Answer(TORCH, _ALL_IGNORED, ZEROS, of="dlogits"),
+            Answer(PADDLE, _ALL_IGNORED, ZEROS, of="dlogits"),
             Answer(
                 SPARSE_CATEGORICAL,
                 _ALL_IGNORED,
-                _ZEROS,
+                ZEROS,
                 settings={"from_logits": True, "ignore_class": -100},
                 of="dlogits",
             ),
@@ -122,9 +123,9 @@ COUNTS = (
     Row(
         "the same: gradient",
         (
-            Answer(TORCH, INDICES, _NANS, of="dlogits", settings={"weight": _UNUSED}),
-            Answer(PADDLE, INDICES, _ZEROS, of="dlogits", settings={"weight": _UNUSED}),
-            Answer(V1, ONE_HOT, _ZEROS, of="dlogits", sample_weights=np.zeros(2, np.float32)),
+            Answer(TORCH, INDICES, NANS, of="dlogits", settings={"weight": _UNUSED}),
+            Answer(PADDLE, INDICES, ZEROS, of="dlogits", settings={"weight": _UNUSED}),
+            Answer(V1, ONE_HOT, ZEROS, of="dlogits", sample_weights=np.zeros(2, np.float32)),
         ),
         "In PyTorch such a batch makes the parameters nan. Give it an `ignore_index` instead.",
     ),
@@ -153,13 +154,16 @@ WEIGHTED = (
         "probabilities and class weights, unreduced",
         (
             Answer(
-                TORCH, PROBABILITIES, (0.968747, 1.506612), settings={"weight": WEIGHTS, **_NONE}
+                TORCH,
+                PROBABILITIES,
+                (0.968747, 1.506612),
+                settings={"weight": WEIGHTS, **NONE},
             ),
             Answer(
                 PADDLE,
                 PROBABILITIES,
                 (0.928747, 1.131612),
-                settings={"weight": WEIGHTS, "soft_label": True, **_NONE},
+                settings={"weight": WEIGHTS, "soft_label": True, **NONE},
             ),
         ),
         "PyTorch weighs each class's term: -sum w t log p. Paddle weighs the position by sum w t.",

@@ -12,6 +12,7 @@ from tests.differences.answers import (
     INF,
     LOGITS,
     NAN,
+    NANS,
     ONE_HOT,
     ONNX,
     PADDLE,
@@ -20,6 +21,7 @@ from tests.differences.answers import (
     SPARSE_CATEGORICAL,
     TORCH,
     V1,
+    ZEROS,
     Answer,
     Row,
 )
@@ -29,7 +31,6 @@ _GAP = {"logits": np.array([[1e4, 0, 0]], np.float32), "labels": np.array([1])}
 _NAN_ROW = np.array([[NAN, NAN, NAN], [1, 2, 3]], np.float32)
 _UNNORMALISED = 2 * PROBABILITIES
 _FUSED, _TRUE = (-0.109969, -0.155272, -0.734759), (-0.0199388, 0.0894570, -0.0695180)
-_ZEROS, _NANS = (0.0, 0.0, 0.0), (NAN, NAN, NAN)
 _OVERFLOWING = np.array([[60000, 0]] * 4, np.float16)
 _LAST_UNUSED = np.array([1, 1, 0], np.float32)
 
@@ -93,12 +94,12 @@ EXTREMES = (
     Row(
         "an ignored row of nan: its gradient",
         (
-            Answer(TORCH, np.array([-100, 2]), _NANS, _ZEROS, _NAN_ROW, of="dlogits"),
-            Answer(PADDLE, np.array([-100, 2]), _ZEROS, logits=_NAN_ROW, of="dlogits"),
+            Answer(TORCH, np.array([-100, 2]), NANS, ZEROS, _NAN_ROW, of="dlogits"),
+            Answer(PADDLE, np.array([-100, 2]), ZEROS, logits=_NAN_ROW, of="dlogits"),
             Answer(
                 SPARSE_CATEGORICAL,
                 np.array([-100, 2]),
-                _ZEROS,
+                ZEROS,
                 logits=_NAN_ROW,
                 settings={"from_logits": True, "ignore_class": -100},
                 of="dlogits",

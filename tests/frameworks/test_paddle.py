@@ -18,7 +18,6 @@ number that is silently wrong; these we refuse. Artefacts of Paddle's CPU kernel
 from __future__ import annotations
 
 import inspect
-import os
 import warnings
 from typing import Any
 
@@ -34,9 +33,9 @@ from hypothesis import strategies as st  # noqa: E402
 
 import onnxloss  # noqa: E402
 from onnxloss.from_paddle import SETTINGS  # noqa: E402
+from tests.frameworks.examples import drawn  # noqa: E402
 from tests.runtime import RUNTIME_ERRORS, WAYS, run_model  # noqa: E402
 
-_EXAMPLES = int(os.environ.get("ONNXLOSS_EXAMPLES", "2500"))
 _TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 _SHAPES_AND_AXES = (
     ((3,), -1),
@@ -258,12 +257,7 @@ def _ours(
     return run_model(model, feeds, library=case["way"] == "library")
 
 
-@hypothesis.settings(
-    max_examples=_EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
+@drawn()
 @hypothesis.given(_configurations())
 def test_loss_and_gradient_equal_paddle(case: dict[str, Any]) -> None:
     settings = _settings(case)

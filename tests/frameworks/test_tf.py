@@ -28,9 +28,9 @@ from keras.src.losses.loss import reduce_weighted_values  # noqa: E402
 
 import onnxloss  # noqa: E402
 from onnxloss.from_tf import SETTINGS  # noqa: E402
+from tests.frameworks.examples import drawn  # noqa: E402
 from tests.runtime import RUNTIME_ERRORS, WAYS, dtype_of, run_model  # noqa: E402
 
-EXAMPLES = int(os.environ.get("ONNXLOSS_EXAMPLES", "2000"))
 TOLERANCES = {"float64": 2e-5, "float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
 """By the loss's dtype; TensorFlow computes most float64 losses in float32."""
 APIS = {
@@ -118,12 +118,7 @@ def configurations(draw: st.DrawFn) -> Case:
 
 
 @pytest.mark.filterwarnings("ignore:In loss categorical_crossentropy:SyntaxWarning")
-@hypothesis.settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
+@drawn()
 @hypothesis.given(configurations())
 def test_loss_and_gradient_equal_tensorflow(case: Case) -> None:
     rng = np.random.default_rng(case["seed"])

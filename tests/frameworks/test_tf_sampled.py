@@ -17,9 +17,9 @@ from hypothesis import strategies as st  # noqa: E402
 
 import onnxloss  # noqa: E402
 from onnxloss.sampled import SETTINGS, TF_SAMPLED  # noqa: E402
+from tests.frameworks.examples import EXAMPLES, drawn  # noqa: E402
 from tests.runtime import run_model  # noqa: E402
 
-EXAMPLES = max(1, int(os.environ.get("ONNXLOSS_EXAMPLES", "2000")) // 10)
 CONFIGURATIONS = st.fixed_dictionaries(
     {
         "rows": st.sampled_from((1, 3, 20)),
@@ -35,12 +35,7 @@ CONFIGURATIONS = st.fixed_dictionaries(
 )
 
 
-@hypothesis.settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
+@drawn(EXAMPLES // 10)
 @hypothesis.given(CONFIGURATIONS)
 def test_loss_and_gradient_equal_tensorflow(case: dict) -> None:
     rng = np.random.default_rng(case["seed"])

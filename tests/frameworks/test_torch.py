@@ -8,7 +8,6 @@ coefficient of 0, and float16 sums that overflow in PyTorch's accumulator.
 from __future__ import annotations
 
 import inspect
-import os
 
 import numpy as np
 import pytest
@@ -20,9 +19,9 @@ from hypothesis import strategies as st  # noqa: E402
 
 import onnxloss  # noqa: E402
 from onnxloss.from_torch import SETTINGS  # noqa: E402
+from tests.frameworks.examples import drawn  # noqa: E402
 from tests.runtime import WAYS, run_model  # noqa: E402
 
-_EXAMPLES = int(os.environ.get("ONNXLOSS_EXAMPLES", "2000"))
 _DTYPES = {
     "float64": (torch.float64, 1e-12),
     "float32": (torch.float32, 2e-5),
@@ -80,12 +79,7 @@ def _tensors(case: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | Non
     return torch.from_numpy(np.asarray(logits)).to(dtype), target, weight
 
 
-@hypothesis.settings(
-    max_examples=_EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
+@drawn()
 @hypothesis.given(_configurations())
 def test_loss_and_gradient_equal_torch(case: dict) -> None:
     if case["target"] == "probabilities":

@@ -42,7 +42,8 @@ export ONNXLOSS_EXAMPLES
 help:
 	@echo "make demo    train a digits classifier in ONNX Runtime from a PyTorch loss configuration"
 	@echo "make examples"
-	@echo "             run the other scripts of examples/"
+	@echo "             train a model written with onnxscript; the other scripts of examples/ say"
+	@echo "             what they need, and are run by the tests"
 	@echo "make test    run the test suite"
 	@echo "make test-frameworks"
 	@echo "             compare with PyTorch, Paddle and TensorFlow: 2000 configurations each, or"

@@ -123,7 +123,7 @@ def trial_of(
         [loss.node],
         loss.name,
         [_info(inputs[port], array) for port, array in feeds.items()],
-        [_output(loss, port, name, feeds) for port, name in _outputs(loss)],
+        [_output(port, name, feeds) for port, name in _outputs(loss)],
     )
     alone = helper.make_model(
         graph,
@@ -232,12 +232,9 @@ def _info(name: str, array: np.ndarray) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, element_type, array.shape)
 
 
-def _output(
-    loss: LossNode, port: Port, name: str, feeds: Mapping[str, np.ndarray]
-) -> onnx.ValueInfoProto:
+def _output(port: Port, name: str, feeds: Mapping[str, np.ndarray]) -> onnx.ValueInfoProto:
     """The output, of the type that its variable says and of no known shape."""
     logits = feeds["logits"].dtype
     types = {"T": logits.name, "S": stash_dtype(logits.name), "tensor(int64)": "int64"}
     dtype = {**FLOAT_DTYPES, "int64": np.dtype(np.int64)}[types[port.type]]
-    info = helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), None)
-    return info
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), None)

@@ -19,7 +19,7 @@ def _conv(op: Adjoint, node: Any, g: str) -> list[str | None]:
     if op.wants(x):
         dx = window.spread(g, w)
     if op.wants(w):
-        dw = _kernel_adjoint(op, x, w, g, window)
+        dw = _kernel_adjoint(op, x, g, window)
     if b and b[0] and op.wants(b[0]):
         axes = [axis for axis in range(len(op.dims(x) or ())) if axis != 1]
         db = op.axis_sum(g, axes, keepdims=False)
@@ -80,7 +80,7 @@ class _Window:
         )
 
 
-def _kernel_adjoint(op: Adjoint, x: str, w: str, g: str, window: _Window) -> str:
+def _kernel_adjoint(op: Adjoint, x: str, g: str, window: _Window) -> str:
     """A convolution too: images are channels, the gradient is the kernel, strides dilate it."""
     if window.group != 1:
         raise NotImplementedError

@@ -43,7 +43,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def show(self, epoch: int, batch: int, loss: float) -> None:
+    def show(self, epoch: int, loss: float) -> None:
         """Counts a step."""
         if self._bar is None:
             return

@@ -167,7 +167,7 @@ class Trainer:
         with interrupts() as interrupted, Progress(progress, epochs) as bar:
             while self.epoch < epochs:
                 for batch in self._rest_of_epoch(batches):
-                    bar.show(self.epoch, self.batch, self.step(batch))
+                    bar.show(self.epoch, self.step(batch))
                     self.batch += 1
                     due = checkpoint_every and self.steps % checkpoint_every == 0
                     if checkpoint is not None and (due or interrupted.is_set()):

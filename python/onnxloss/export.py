@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib.metadata import version
 
 import numpy as np
@@ -172,28 +172,34 @@ def append_to(
     for name in made:
         if not name or name in taken or name == labels or made.count(name) > 1:
             raise expected(config.op, "the new name", name, "one that is not taken in the model")
-    if existing:
-        given_dtype = name_of(existing[0].type.tensor_type.elem_type)
-        if given_dtype != at.label_dtype:
-            raise expected(config.op, f'dtype of the input "{labels}"', given_dtype, at.label_dtype)
-    elif not labels or labels in taken:
-        raise expected(config.op, "labels", labels, "an input or a name that is not taken")
-    else:
-        graph.input.append(value_info(labels, at.label_dtype, at.labels))
-    if weighted:
-        given_dtype = name_of(weighted[0].type.tensor_type.elem_type)
-        if given_dtype != at.compute:
-            raise expected(
-                config.op, f'dtype of the input "{sample_weights}"', given_dtype, at.compute
-            )
-    elif sample_weights is not None:
-        if sample_weights in ("", *taken, *made, labels):
-            raise expected(
-                config.op, "sample_weights", sample_weights, "an input or a name that is not taken"
-            )
-        graph.input.append(value_info(sample_weights, at.compute, at.positions))
+    added = value_info(labels, at.label_dtype, at.labels)
+    _take_input(config, graph, "labels", existing, added, taken)
+    if sample_weights is not None:
+        added = value_info(sample_weights, at.compute, at.positions)
+        taken.update((*made, labels))
+        _take_input(config, graph, "sample_weights", weighted, added, taken)
     add_loss(result, config, at, ports, gradient=gradient, sample_weights=weights, extra=extra)
     return _finished("append_to", result, inline=inline)
+
+
+def _take_input(
+    config: LossConfig,
+    graph: onnx.GraphProto,
+    port: str,
+    there: Sequence[onnx.ValueInfoProto],
+    wanted: onnx.ValueInfoProto,
+    taken: Collection[str],
+) -> None:
+    """Adds an input; or, where it is `there`, checks its dtype."""
+    name = wanted.name
+    if there:
+        given, dtype = (name_of(v.type.tensor_type.elem_type) for v in (there[0], wanted))
+        if given != dtype:
+            raise expected(config.op, f'dtype of the input "{name}"', given, dtype)
+    elif not name or name in taken:
+        raise expected(config.op, port, name, "an input or a name that is not taken")
+    else:
+        graph.input.append(wanted)
 
 
 def _sizes(config: LossConfig, name: str, given: Iterable[int | str | None]) -> Shape:

@@ -139,10 +139,7 @@ def training_step(
     _make_inputs(step.graph, [rate, *(_value_info(state) for state in states)])
     divisor = extras.accumulation_steps if config.attributes["reduction"] == "mean" else 1
     _set_dloss(step.graph, dloss, 1 / divisor, extras)
-    for buffer in kept:
-        becomes, new = changing[buffer.name], new_name(buffer.name)
-        step.graph.node.append(helper.make_node("Identity", [becomes], [new]))
-        step.graph.output.append(_value_info(buffer, new))
+    _add_buffers(step.graph, kept, changing)
     logits = logits or forward.graph.output[0].name
     step, gradients = reverse(step, output=logits, seed=dlogits, parameters=_names(chosen))
 
@@ -230,6 +227,16 @@ def _make_inputs(graph: onnx.GraphProto, added: Sequence[onnx.ValueInfoProto]) -
     replace_entries(graph, "input", [*inputs, *added])
     frozen = [tensor for tensor in graph.initializer if tensor.name not in names]
     replace_entries(graph, "initializer", frozen)
+
+
+def _add_buffers(
+    graph: onnx.GraphProto, buffers: Iterable[onnx.TensorProto], becomes: Mapping[str, str]
+) -> None:
+    """Adds the output of each buffer, the value that it becomes."""
+    for buffer in buffers:
+        new = new_name(buffer.name)
+        graph.node.append(helper.make_node("Identity", [becomes[buffer.name]], [new]))
+        graph.output.append(_value_info(buffer, new))
 
 
 def _set_dloss(graph: onnx.GraphProto, dloss: str, value: float, extras: Extras) -> None:

@@ -77,6 +77,17 @@ def refuse_beside(where: str, instance: str, given: Mapping[str, Any]) -> None:
         )
 
 
+def integer(where: str, name: str, value: Any, allowed: str = "an integer") -> int:
+    """An integer, Python's or numpy's, as Python's.
+
+    Raises:
+        LossError: It is something else; a bool is.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise expected(where, name, value, allowed)
+    return int(value)
+
+
 def beyond(config: LossConfig, z_loss: float, logit_softcap: float) -> LossConfig:
     """The loss with the settings that no framework has.
 

@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from .apis import beyond, completed, path_of, settings_of, smoothing_factor
+from .apis import beyond, completed, integer, path_of, settings_of, smoothing_factor
 from .config import NO_IGNORED_LABEL, LossConfig, Refusal
 from .errors import LossError, expected
 from .paddle_versions import counts_valid, denominator_rule
@@ -122,10 +122,7 @@ def _config(
     for name in ("soft_label", "use_softmax", "numeric_stable_mode", "return_softmax"):
         if not isinstance(values.get(name, False), bool | np.bool_):
             raise expected("from_paddle", name, values[name], "True or False")
-    if isinstance(values["ignore_index"], bool) or not isinstance(
-        values["ignore_index"], int | np.integer
-    ):
-        raise expected("from_paddle", "ignore_index", values["ignore_index"], "an integer")
+    values["ignore_index"] = integer("from_paddle", "ignore_index", values["ignore_index"])
     if target not in (None, "indices", "probabilities"):
         raise expected("from_paddle", "target", target, '"indices" or "probabilities"')
     if api == _WITH_SOFTMAX:

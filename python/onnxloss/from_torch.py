@@ -5,9 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from .apis import beyond, completed, path_of, settings_of, smoothing_factor
+from .apis import beyond, completed, integer, path_of, settings_of, smoothing_factor
 from .config import LossConfig
 from .errors import LossError, expected
 
@@ -71,11 +69,9 @@ def from_torch(
         "reduction": _reduction(values),
         "label_smoothing": smoothing_factor("from_torch", "PyTorch", values["label_smoothing"]),
     }
-    ignore_index = values["ignore_index"]
+    ignore_index = integer("from_torch", "ignore_index", values["ignore_index"])
     if target == "indices":
         attributes["ignore_index"] = ignore_index
-    elif not isinstance(ignore_index, int | np.integer):
-        raise expected("from_torch", "ignore_index", ignore_index, "an integer")
     elif ignore_index >= 0:
         raise LossError(
             f"from_torch: ignore_index is {ignore_index}; expected none with probabilities, which "

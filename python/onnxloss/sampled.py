@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .apis import completed
+from .apis import completed, integer
 from .config import LossConfig
 from .errors import LossError, expected, expected_shape
 
@@ -108,9 +108,7 @@ def tf_sampled(settings: Mapping[str, Any]) -> LossConfig:
     arrays = None if given is None or isinstance(given, str) else _expected_counts(given)
     if isinstance(given, str) and given != "inputs":
         raise expected("from_tf", "sampled_values", given, 'None, "inputs" or three arrays')
-    num_classes = values["num_classes"]
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer):
-        raise expected("from_tf", "num_classes", num_classes, "an integer")
+    num_classes = integer("from_tf", "num_classes", values["num_classes"])
     name = values["name"]
     if not isinstance(name, str | None):
         raise expected("from_tf", "name", name, "a string or None")
@@ -124,7 +122,7 @@ def tf_sampled(settings: Mapping[str, Any]) -> LossConfig:
         },
         samples="drawn" if given is None else "shared",
         sample_values=arrays,
-        num_classes=int(num_classes),
+        num_classes=num_classes,
         name=name,
         source=api,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .apis import integer
 from .config import NO_IGNORED_LABEL, LossConfig, Refusal
 from .dtypes import FLOAT_DTYPES
 from .errors import expected
@@ -161,11 +162,10 @@ def _number(name: str, value: Any) -> float:
 
 def _axis(value: Any, *, fused: bool) -> int:
     """TensorFlow's fused operator counts no axis but the last from the end."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise expected("from_tf", "axis", value, "an integer")
-    if fused and value < -1:
-        raise expected("from_tf", "axis", value, "-1 or an axis counted from the front, from 0")
-    return int(value)
+    axis = integer("from_tf", "axis", value)
+    if fused and axis < -1:
+        raise expected("from_tf", "axis", axis, "-1 or an axis counted from the front, from 0")
+    return axis
 
 
 def _refused(axis: int) -> dict[Refusal, str]:
@@ -178,9 +178,7 @@ def _refused(axis: int) -> dict[Refusal, str]:
 def _ignored(value: Any) -> int:
     if value is None:
         return NO_IGNORED_LABEL
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise expected("from_tf", "ignore_class", value, "an integer or None")
-    return int(value)
+    return integer("from_tf", "ignore_class", value, "an integer or None")
 
 
 def _compute_dtype(value: Any) -> str:

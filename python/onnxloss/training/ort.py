@@ -18,7 +18,7 @@ from typing import Any
 
 import onnx
 
-from ..config import LossConfig
+from ..config import LossConfig, check_config
 from ..dtypes import name_of
 from ..errors import LossError, expected
 from ..export import append_to, export, shape_of
@@ -95,8 +95,7 @@ class Loss(onnxblock.Block):  # type: ignore[misc]  # onnxruntime has no types
         sample_weights: str | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(config, LossConfig):
-            raise expected("Loss", "config", config, "a LossConfig, as onnxloss.from_torch makes")
+        check_config("Loss", config)
         self._config = config
         self._labels = labels
         self._label_dtype = label_dtype

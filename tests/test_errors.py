@@ -111,6 +111,14 @@ PYTHON_ERRORS: list[tuple[str, Callable[[], Any], tuple[str, ...]]] = [
     ("a size in place of a shape", lambda: export_with(logits=5), ("logits is 5; expected a seq",)),
     ("text in place of a shape", lambda: export_with(logits="N,5"), ('logits is "N,5"; expected',)),
     ("text in place of names", lambda: export_with(outputs="loss"), ('outputs is "loss"; expec',)),
+    ("a size between numbers", lambda: export_with(labels=(2.5,)), ("labels is (2.5,)",)),
+    (
+        "a size between numbers of samples",
+        lambda: onnxloss.export(
+            onnxloss.LossConfig("SampledSoftmaxCrossEntropyLoss"), logits=(2.5, 10)
+        ),
+        ("SampledSoftmaxCrossEntropyLoss: logits is (2.5, 10); expected a shape of numbers",),
+    ),
     (
         "a name in place of a configuration",
         lambda: export_with(config="torch.nn.CrossEntropyLoss"),
@@ -186,6 +194,7 @@ def forward_model() -> onnx.ModelProto:
         ({"logits": "scores", "loss": "sizes"}, ("sizes",)),
         ({"logits": "scores", "loss": ""}, ('the new name is ""',)),
         ({"logits": "scores", "labels": ""}, ('labels is "";',)),
+        ({"logits": "scores", "labels": None}, ('labels is "NoneType"; expected a name.',)),
     ],
     ids=[
         "no such output",
@@ -196,6 +205,7 @@ def forward_model() -> onnx.ModelProto:
         "taken name",
         "empty name",
         "empty name of labels",
+        "no name of labels",
     ],
 )
 def test_append_to_a_model_that_does_not_fit(settings: Any, parts: tuple[str, ...]) -> None:

@@ -230,3 +230,10 @@ def test_refuses_a_running_statistic_of_two_nodes() -> None:
     forward.graph.node.insert(2, second)
     with pytest.raises(onnxloss.LossError, match='"mean" is the running statistic of two nodes'):
         training_step(forward, CONFIG)
+
+
+def test_numpys_numbers_are_settings_too() -> None:
+    settings = {"max_norm": 2.0, "accumulation_steps": 2, "loss_scale": 4.0, "growth_interval": 3}
+    kinds = (np.float32, np.int64, np.float16, np.int32)
+    given = {name: kind(settings[name]) for kind, name in zip(kinds, settings, strict=True)}
+    assert training_step(mlp(), CONFIG, **given) == training_step(mlp(), CONFIG, **settings)

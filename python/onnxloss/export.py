@@ -14,9 +14,9 @@ from onnx import helper
 from .calls import IR_VERSION
 from .config import LossConfig, check_config
 from .dtypes import FLOAT_DTYPES, name_of
-from .errors import LossError, expected
+from .errors import LossError, check_type, expected
 from .graph import OF_LOGITS, add_loss
-from .layout import Layout, Ports, Shape, fitted, layout
+from .layout import Layout, Ports, Shape, check_sizes, fitted, layout
 from .onnxscript_defs import DOMAIN
 from .opset import OPSET, check_valid, with_opset
 from .weighting import settled
@@ -140,6 +140,7 @@ def append_to(
         >>> model = onnxloss.append_to(forward, config, logits="scores", gradient=True)
     """
     check_config("append_to", config)
+    check_type("append_to", "labels", labels, str, "a name")
     result = with_opset(model, "append_to")
     graph = result.graph
     output = _logits_output(config, graph, logits)
@@ -206,7 +207,9 @@ def _sizes(config: LossConfig, name: str, given: Iterable[int | str | None]) -> 
     """A shape as it is given; numpy's integers become Python's."""
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise expected(config.op, name, given, 'a sequence of sizes, as ("N", 10)')
-    return tuple(int(size) if isinstance(size, np.integer) else size for size in given)
+    shape = tuple(int(size) if isinstance(size, np.integer) else size for size in given)
+    check_sizes(config.op, name, shape)
+    return shape
 
 
 def _finished(where: str, model: onnx.ModelProto, *, inline: bool) -> onnx.ModelProto:

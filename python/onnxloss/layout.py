@@ -85,6 +85,8 @@ def layout(
     """
     if dtype not in FLOAT_DTYPES:
         raise expected(config.op, "dtype", dtype, " or ".join(FLOAT_DTYPES))
+    check_sizes(config.op, "logits", logits)
+    check_sizes(config.op, "labels", labels or ())
     label_dtype = _label_dtype(config, dtype, label_dtype)
     if config.spec.drawn:
         return _sampled(config, logits, labels, dtype, label_dtype)
@@ -119,6 +121,19 @@ def fitted(
     else:
         probabilities = len(labels or ()) == len(logits)
     return config if config.takes_probabilities == probabilities else other
+
+
+def check_sizes(op: str, name: str, shape: Shape) -> None:
+    """Refuses a shape that is none.
+
+    Raises:
+        LossError: One of its sizes is neither a number of at least 0 nor a name nor None.
+    """
+    for size in shape:
+        if isinstance(size, bool) or not (size is None or isinstance(size, int | str)):
+            raise expected(op, name, shape, "a shape of numbers and names")
+        if isinstance(size, int) and size < 0:
+            raise expected(op, name, shape, "sizes of at least 0")
 
 
 def fitting(op: str, name: str, given: Shape, *wanted: Shape) -> Shape:
@@ -197,11 +212,6 @@ def _compute_dtype(config: LossConfig, dtype: str, label_dtype: str) -> str:
 
 def _class_axis(config: LossConfig, logits: Shape) -> int:
     """The class axis, counted from the front; unbatched logits `[C]` have only one."""
-    for size in logits:
-        if isinstance(size, bool) or not (size is None or isinstance(size, int | str)):
-            raise expected(config.op, "logits", logits, "a shape of numbers and names")
-        if isinstance(size, int) and size < 0:
-            raise expected(config.op, "logits", logits, "sizes of at least 0")
     refused = config.refused
     rank, axis = len(logits), int(config.attributes["axis"])
     if rank == 0:

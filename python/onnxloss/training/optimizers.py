@@ -276,3 +276,8 @@ def is_number(value: Any) -> bool:
     """Whether a value is a finite number, and no bool."""
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     return number and math.isfinite(value)
+
+
+def is_count(value: Any, least: int = 1) -> bool:
+    """Whether a value is an integer, Python's or numpy's, of at least `least`, and no bool."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 from ..errors import expected
-from .optimizers import is_number
+from .optimizers import is_count, is_number
 
 Schedule = Callable[[int], float]
 
@@ -79,5 +79,5 @@ def _check_rates(where: str, **rates: float) -> None:
 
 def _check_counts(where: str, **counts: int) -> None:
     for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        if not is_count(count):
             raise expected(where, name, count, "an integer of at least 1")

@@ -18,7 +18,7 @@ from .checkpoint import check_place, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, evaluation_model, without_forward_outputs
 from .interrupts import interrupts
 from .loop import TrainingLoop
-from .optimizers import LEARNING_RATE, is_number
+from .optimizers import LEARNING_RATE, is_count, is_number
 from .plot import plot_losses
 from .progress import Progress
 from .schedules import Schedule
@@ -313,11 +313,11 @@ def _is_rate(value: Any) -> bool:
 
 
 def _check_counts(epochs: int, checkpoint: Any, checkpoint_every: int | None) -> None:
-    if not isinstance(epochs, int) or epochs < 0:
+    if not is_count(epochs, least=0):
         raise expected("Trainer.fit", "epochs", epochs, "an integer of at least 0")
     if checkpoint_every is None:
         return
-    if checkpoint is None or not isinstance(checkpoint_every, int) or checkpoint_every < 1:
+    if checkpoint is None or not is_count(checkpoint_every):
         allowed = "None, or an integer of at least 1 and a checkpoint to save to"
         raise expected("Trainer.fit", "checkpoint_every", checkpoint_every, allowed)
 

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from ..dtypes import name_of
 from ..errors import expected
 from ..writer import Writer, value_info, value_names
-from .optimizers import Optimizer, Parameter, is_number
+from .optimizers import Optimizer, Parameter, is_count, is_number
 
 LOSS_SCALE, GROWTH_TRACKER = "loss_scale", "growth_tracker"
 MICRO_STEP, GRADIENT_SUM = "micro_step", "gradient_sum"
@@ -45,10 +44,13 @@ class Extras:
             value = getattr(self, name)
             if value is not None and not (is_number(value) and value > 0):
                 raise expected("training_step", name, value, above_0)
+            # Python's own, not numpy's: the settings are written as JSON.
+            object.__setattr__(self, name, None if value is None else float(value))
         for name in ("accumulation_steps", "growth_interval"):
             value = getattr(self, name)
-            if not (isinstance(value, int | np.integer) and value >= 1) or value is True:
+            if not is_count(value):
                 raise expected("training_step", name, value, "an integer of at least 1")
+            object.__setattr__(self, name, int(value))
 
     @property
     def accumulates(self) -> bool:

@@ -316,9 +316,12 @@ def test_it_plots_its_losses(tmp_path: Path) -> None:
 
 def test_the_progress_bar_tells_epoch_and_loss(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tqdm", reason="tqdm is not installed")
-    make_trainer().fit(batches, epochs=2, held_out=batches(9))
-    printed = capsys.readouterr().err
-    assert "14step" in printed and "epoch 1/2, loss " in printed
+    trainer = make_trainer()
+    trainer.fit(batches, epochs=2, held_out=batches(9))
+    *_, last = capsys.readouterr().err.strip().split("\r")
+    held_out = trainer.evaluations[-1][1]
+    assert "14step" in last
+    assert f"epoch 2/2, loss {trainer.losses[-1]:.4g}, held out {held_out:.4g}" in last
 
 
 @pytest.mark.parametrize(

@@ -280,4 +280,5 @@ def is_number(value: Any) -> bool:
 
 def is_count(value: Any, least: int = 1) -> bool:
     """Whether a value is an integer, Python's or numpy's, of at least `least`, and no bool."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and bool(value >= least)

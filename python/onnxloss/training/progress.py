@@ -22,6 +22,7 @@ class Progress:
     def __init__(self, wanted: bool, epochs: int) -> None:
         self._bar: Any = None
         self._next = 0.0
+        self._last: tuple[int, float] | None = None
         self._evaluation = ""
         if wanted:
             try:
@@ -41,6 +42,7 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         if self._bar is not None:
+            self._tell()
             self._bar.close()
 
     def show(self, epoch: int, loss: float) -> None:
@@ -48,12 +50,19 @@ class Progress:
         if self._bar is None:
             return
         self._bar.update()
+        self._last = epoch, loss
         now = time.monotonic()
         if now >= self._next:
             self._next = now + _INTERVAL
-            place = f"epoch {epoch + 1}/{self._epochs}"
-            self._bar.set_postfix_str(f"{place}, loss {loss:.4g}{self._evaluation}", refresh=False)
+            self._tell()
 
     def evaluated(self, loss: float) -> None:
         """Notes the loss on held-out data."""
         self._evaluation = f", held out {loss:.4g}"
+
+    def _tell(self) -> None:
+        """Puts the last step's epoch and loss on the bar."""
+        if self._last is not None:
+            epoch, loss = self._last
+            place = f"epoch {epoch + 1}/{self._epochs}"
+            self._bar.set_postfix_str(f"{place}, loss {loss:.4g}{self._evaluation}", refresh=False)

@@ -66,10 +66,15 @@ class TrainingLoop:
             raise expected("TrainingLoop", "feeds", list(feeds), str(sorted(self._fed)))
         # The binding reads the arrays' memory: copies that order="C" makes live until it has run.
         arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
-        for name, array in arrays.items():
-            self._fed[name].check("TrainingLoop", name, array)
-            bind_array(self._binding, name, array)
-        self._session.run_with_iobinding(self._binding)
+        try:
+            for name, array in arrays.items():
+                bind_array(self._binding, name, array)
+            self._session.run_with_iobinding(self._binding)
+        except Exception:
+            # Only now: of a small step the checks are a few hundredths.
+            for name, array in arrays.items():
+                self._fed[name].check("TrainingLoop", name, array)
+            raise
         # At one stroke: a Ctrl-C comes before or after it.
         self._values, self._spare, self._binding, self._spare_binding = (
             *(self._spare, self._values),

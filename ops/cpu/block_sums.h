@@ -7,7 +7,8 @@
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
-// Sums over a block relative to a reference: `sum` of exp(x - reference), and the dense sums.
+// Sums over a block relative to a reference: `sum` of exp(x - reference), `gap` of a_c (reference -
+// x_c), and `total` of a_c where that is not known beforehand.
 template <class Acc>
 struct BlockSums {
   Acc max;
@@ -47,7 +48,7 @@ __attribute__((flatten)) inline BlockSums<Accumulator<T>> SumBlock(
   const auto add = [&](int64_t i, int64_t count, VectorSums<Acc>* to) {
     const Vector<Acc> values = LoadFirst(x + i, count, FromFloat<T>(-Infinity<Acc>()));
     const Vector<Acc> distance = values - shift;
-    const Vector<Acc> e = ExpNonPositive(distance);
+    const Vector<Acc> e = ExpOfLogits<T>(distance);
     if (i % kLine == 0) {
       FetchAhead(x + i);
       coefficients.FetchAhead(i);
@@ -67,7 +68,7 @@ __attribute__((flatten)) inline BlockSums<Accumulator<T>> SumBlock(
 #pragma GCC unroll 4
   for (int64_t j = 1; j < kSumsAtOnce; ++j) sums[0].Join(sums[j]);
   return {GreatestOf(sums[0].max), SumOf(sums[0].sum), coefficients.Gap(SumOf(sums[0].gap)),
-          coefficients.Total(SumOf(sums[0].total), n)};
+          SumOf(sums[0].total)};
 }
 
 template <class T>

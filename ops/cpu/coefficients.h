@@ -8,16 +8,28 @@
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
-// Each kind has: At(i, count), the coefficients from class i on, and 0 from class i + count on;
-// AddTo, which adds up what a vector of x - reference gives to the dense sums; and Gap and Total,
-// which make of the sums over n classes what they mean.
+// What a block of exponentials needs to become the gradient.
+template <class Acc>
+struct GradientTerms {
+  Acc k;
+  Acc total;  // A for exponentials relative to the maximum
+  Acc sum_minus_one;
+  Acc scale;   // k / sum
+  Acc factor;  // total * scale
+};
+
+// Each kind has: AddTo, which adds up what a vector of x - reference gives to the dense sums; Gap,
+// which makes of the sum what it means; and Gradient, which makes of exponentials what their
+// classes get. Vectors begin at class i, and have `count` classes.
 struct NoCoefficients {
-  static constexpr bool kDense = false;
   void FetchAhead(int64_t) const {}
   template <class Sums, class V>
   void AddTo(Sums*, int64_t, int64_t, V) const {}
   double Gap(double) const { return 0; }
-  double Total(double, int64_t) const { return 0; }
+  template <class Acc>
+  Vector<Acc> Gradient(const GradientTerms<Acc>& terms, Vector<Acc> e, int64_t, int64_t) const {
+    return e * terms.factor;
+  }
 };
 
 template <class Acc>
@@ -31,67 +43,93 @@ inline Vector<Acc> FirstOnes(int64_t count) {
 // Smoothing without class weights.
 template <class Acc>
 struct OneCoefficient {
-  static constexpr bool kDense = true;
-  Acc value;
+  Acc uniform;
 
   void FetchAhead(int64_t) const {}
-
-  Vector<Acc> At(int64_t, int64_t) const { return Splat(value); }
   void AddTo(VectorSums<Acc>* sums, int64_t, int64_t count, Vector<Acc> distance) const {
     sums->gap -= count == kWidth<Acc> ? distance : GapTerm(FirstOnes<Acc>(count), distance);
   }
-  double Gap(double sum) const { return static_cast<double>(value) * sum; }
-  double Total(double, int64_t n) const {
-    return static_cast<double>(value) * static_cast<double>(n);
+  double Gap(double sum) const { return static_cast<double>(uniform) * sum; }
+  Vector<Acc> Gradient(const GradientTerms<Acc>& terms, Vector<Acc> e, int64_t, int64_t) const {
+    return UntargetedGradient(e, Splat(terms.factor), Splat(uniform), Splat(terms.k));
   }
 };
 
-// Soft labels, smoothed or not, and smoothing with class weights.
-template <class T, class Row, bool kWeighted>
-struct ManyCoefficients {
-  using Acc = Accumulator<T>;
-  static constexpr bool kDense = true;
-  Row formula;
-  const T* labels;     // null with an index label
-  const Acc* weights;  // null unless kWeighted
+// A coefficient of 0 switches an infinite distance off, which costs more than the product; `masked`
+// says that there are any, as the nan of a sum of products tells.
+template <class Acc>
+inline Vector<Acc> GapTerms(Vector<Acc> coefficients, Vector<Acc> distance, int64_t count,
+                            bool masked) {
+  const bool all = count == kWidth<Acc> && !masked;
+  return all ? coefficients * distance : GapTerm(coefficients, distance);
+}
 
-  void FetchAhead(int64_t i) const {
-    if constexpr (!Row::kHasTarget) ONNXLOSS_TARGET::FetchAhead(labels + i);
+// Smoothing with class weights.
+template <class Acc>
+struct WeightCoefficients {
+  Acc uniform;
+  const Acc* weights;
+  bool masked;
+
+  Vector<Acc> At(int64_t i, int64_t count) const { return LoadFirst(weights + i, count, Acc{0}); }
+  void FetchAhead(int64_t) const {}
+  void AddTo(VectorSums<Acc>* sums, int64_t i, int64_t count, Vector<Acc> distance) const {
+    sums->gap -= GapTerms<Acc>(At(i, count), distance, count, masked);
   }
+  double Gap(double sum) const { return static_cast<double>(uniform) * sum; }
+  Vector<Acc> Gradient(const GradientTerms<Acc>& terms, Vector<Acc> e, int64_t i,
+                       int64_t count) const {
+    return UntargetedGradient(e, Splat(terms.factor), At(i, count), Splat(uniform * terms.k));
+  }
+};
+
+// Soft labels, smoothed or not.
+template <class T, class Row, bool kWeighted>
+struct LabelCoefficients {
+  using Acc = Accumulator<T>;
+  Row formula;
+  const T* labels;
+  const Acc* weights;  // null unless kWeighted
+  bool masked;
+
   Vector<Acc> At(int64_t i, int64_t count) const {
-    Vector<Acc> label = {};
-    Vector<Acc> weight = FirstOnes<Acc>(count);
-    if constexpr (!Row::kHasTarget) label = LoadFirst(labels + i, count, FromFloat<T>(0));
-    if constexpr (kWeighted) weight = LoadFirst(weights + i, count, Acc{0});
+    const Vector<Acc> label = LoadFirst(labels + i, count, FromFloat<T>(0));
+    const Vector<Acc> weight =
+        kWeighted ? LoadFirst(weights + i, count, Acc{0}) : FirstOnes<Acc>(count);
     return formula.Coefficient(label, weight);
   }
+  void FetchAhead(int64_t i) const { ONNXLOSS_TARGET::FetchAhead(labels + i); }
   void AddTo(VectorSums<Acc>* sums, int64_t i, int64_t count, Vector<Acc> distance) const {
     const Vector<Acc> a = At(i, count);
-    sums->gap -= GapTerm(a, distance);
+    sums->gap -= GapTerms<Acc>(a, distance, count, masked);
     sums->total += a;
   }
   double Gap(double sum) const { return sum; }
-  double Total(double sum, int64_t) const { return sum; }
+  Vector<Acc> Gradient(const GradientTerms<Acc>& terms, Vector<Acc> e, int64_t i,
+                       int64_t count) const {
+    return DenseGradient(e, Splat(terms.total), At(i, count), Splat(terms.sum_minus_one),
+                         Splat(terms.scale));
+  }
 };
 
 // Calls visit with the coefficients of a row's classes from `first` on.
 template <class T, class Row, class Visitor>
 inline auto WithCoefficients(const TypedProblem<T, Row>& problem, int64_t position, int64_t first,
-                             const Visitor& visit) {
+                             bool masked, const Visitor& visit) {
+  using Acc = Accumulator<T>;
+  const auto* weights = problem.class_weights;
   if constexpr (!Row::kDense) {
     return visit(NoCoefficients{});
+  } else if constexpr (Row::kHasTarget) {
+    const Acc uniform = problem.row.uniform;
+    if (weights == nullptr) return visit(OneCoefficient<Acc>{uniform});
+    return visit(WeightCoefficients<Acc>{uniform, weights + first, masked});
   } else {
-    const auto* weights = problem.class_weights;
-    const T* labels = nullptr;
-    if constexpr (Row::kHasTarget) {
-      if (weights == nullptr) return visit(OneCoefficient<Accumulator<T>>{problem.row.uniform});
-    } else {
-      labels = problem.probabilities() + position * problem.raw.classes + first;
-      if (weights == nullptr) {
-        return visit(ManyCoefficients<T, Row, false>{problem.row, labels, nullptr});
-      }
+    const T* labels = problem.probabilities() + position * problem.raw.classes + first;
+    if (weights == nullptr) {
+      return visit(LabelCoefficients<T, Row, false>{problem.row, labels, nullptr, masked});
     }
-    return visit(ManyCoefficients<T, Row, true>{problem.row, labels, weights + first});
+    return visit(LabelCoefficients<T, Row, true>{problem.row, labels, weights + first, masked});
   }
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/kernels.h"
+#include "cpu/vector_memory.h"
 #include "rows/cross_entropy.h"
 #include "rows/soft_label_cross_entropy_loss.h"
 #include "rows/softcap.h"
@@ -35,91 +36,89 @@ struct LaneStats {
   Lanes<double> total;
 };
 
+// The classes of a vector of lanes: that of class c is at first + c * step.
+template <class Acc>
+struct Classes {
+  Acc* first;
+  int64_t step;
+
+  Acc* operator[](int64_t c) const { return first + c * step; }
+  Classes From(int64_t c) const { return {first + c * step, step}; }
+};
+
+template <class Acc>
+inline Vector<Acc> MaxOfClasses(const Classes<Acc>& x, int64_t n, Vector<Acc> max) {
+  for (int64_t c = 0; c < n; ++c) max = Max(Load(x[c]), max);
+  return max;
+}
+
+// Lanes from j on, relative to their maxima; nothing is added up yet.
+template <class Acc>
+inline void Begin(Vector<Acc> max, int64_t j, LaneStats<Acc>* stats) {
+  Store(stats->max.at + j, max);
+  Store(stats->shift.at + j, max == Splat(-Infinity<Acc>()) ? Vector<Acc>{} : max);
+  for (Lanes<double>* sums : {&stats->count_max, &stats->rest, &stats->gap, &stats->total}) {
+#pragma omp simd
+    for (int64_t i = j; i < j + kWidth<Acc>; ++i) sums->at[i] = 0;
+  }
+}
+
+// Lanes from j on, relative to the greater maxima `raised`, as Rescaled does for one row.
+template <bool kDense, class Acc>
+inline void Rescale(Vector<Acc> raised, int64_t j, LaneStats<Acc>* stats) {
+  for (int64_t i = 0; i < kWidth<Acc>; ++i) {
+    const int64_t lane = j + i;
+    const Acc old = stats->max[lane];
+    const DenseSums<Acc> dense = {stats->gap[lane], stats->total[lane]};
+    if constexpr (kDense) stats->gap[lane] = Rescaled(dense, old, Acc{raised[i]}).gap;
+    const RowStats<Acc> moved =
+        Rescaled(RowStats<Acc>{old, stats->count_max[lane], stats->rest[lane]}, Acc{raised[i]});
+    stats->max[lane] = moved.max;
+    stats->shift[lane] = Shift(moved.max);
+    stats->count_max[lane] = moved.count_max;
+    stats->rest[lane] = moved.rest;
+  }
+}
+
 // So many terms are added in Acc before the sum moves on to a double.
 constexpr int64_t kPartialTerms = 32;
 
 template <class Acc>
-struct PartialSums {
-  Lanes<Acc> count;
-  Lanes<Acc> rest;
-  Lanes<Acc> gap;
-  Lanes<Acc> total;
-};
+inline void AddToDoubles(Vector<Acc> values, double* sums) {
+  alignas(kVectorBytes) Acc terms[kWidth<Acc>];
+  Store(terms, values);
+#pragma omp simd
+  for (int64_t i = 0; i < kWidth<Acc>; ++i) sums[i] += static_cast<double>(terms[i]);
+}
 
-template <bool kDense, class Acc>
-inline void Clear(PartialSums<Acc>* sums) {
-  Fill(&sums->count, Acc{0});
-  Fill(&sums->rest, Acc{0});
+// The terms of n <= kPartialTerms classes join the sums of the lanes from j on; x becomes their
+// exponentials. coefficient(c) is the dense one of class c.
+template <bool kDense, class Acc, class Coefficient>
+inline void AddTerms(const Coefficient& coefficient, const Classes<Acc>& x, int64_t n, int64_t j,
+                     LaneStats<Acc>* stats) {
+  const Vector<Acc> max = Load(stats->max.at + j);
+  const Vector<Acc> shift = Load(stats->shift.at + j);
+  Vector<Acc> count = {};
+  Vector<Acc> rest = {};
+  Vector<Acc> gap = {};
+  Vector<Acc> total = {};
+  for (int64_t c = 0; c < n; ++c) {
+    const Vector<Acc> value = Load(x[c]);
+    const Vector<Acc> e = ExpNonPositive(value - shift);
+    count = value == max ? count + 1 : count;
+    rest = value == max ? rest : rest + e;
+    if constexpr (kDense) {
+      const Vector<Acc> a = coefficient(c);
+      gap += GapTerm(a, shift - value);
+      total += a;
+    }
+    Store(x[c], e);
+  }
+  AddToDoubles<Acc>(count, stats->count_max.at + j);
+  AddToDoubles<Acc>(rest, stats->rest.at + j);
   if constexpr (kDense) {
-    Fill(&sums->gap, Acc{0});
-    Fill(&sums->total, Acc{0});
-  }
-}
-
-template <class Acc>
-inline void MaxLanes(const Acc* __restrict row, Acc* __restrict max) {
-#pragma omp simd
-  for (int64_t j = 0; j < kTileLanes; ++j) max[j] = row[j] > max[j] ? row[j] : max[j];
-}
-
-// `stats` relative to the greater maximum `raised`, as Rescaled does for one row.
-template <bool kDense, class Acc>
-inline void RescaleLanes(const Lanes<Acc>& raised, LaneStats<Acc>* stats) {
-  Lanes<Acc> factor;
-  Lanes<Acc> step;
-#pragma omp simd
-  for (int64_t j = 0; j < kTileLanes; ++j) {
-    const Acc old = stats->max[j];
-    const Acc shift = Shift(raised[j]);
-    factor[j] = ExpNonPositive(old - shift);
-    step[j] = old == -Infinity<Acc>() ? Acc{0} : raised[j] - old;
-    stats->shift[j] = shift;
-    stats->max[j] = raised[j];
-  }
-#pragma omp simd
-  for (int64_t j = 0; j < kTileLanes; ++j) {
-    const double all = (stats->count_max[j] + stats->rest[j]) * static_cast<double>(factor[j]);
-    const bool stays = factor[j] == 1;
-    stats->rest[j] = stays ? stats->rest[j] : all;
-    stats->count_max[j] = stays ? stats->count_max[j] : 0;
-    if constexpr (kDense) {
-      const double moved = static_cast<double>(step[j]) * stats->total[j];
-      stats->gap[j] += stats->total[j] == 0 ? 0 : moved;
-    }
-  }
-}
-
-// One class: its terms join `sums`, `row` becomes its exponentials.
-template <class Acc, class Row>
-inline void AddRow(const Row formula, const Acc* __restrict labels, Acc weight,
-                   const LaneStats<Acc>& stats, Acc* __restrict row,
-                   PartialSums<Acc>* __restrict sums) {
-#pragma omp simd
-  for (int64_t j = 0; j < kTileLanes; ++j) {
-    const Acc x = row[j];
-    const Acc e = ExpNonPositive(x - stats.shift[j]);
-    const bool is_max = x == stats.max[j];
-    sums->count[j] += is_max ? Acc{1} : Acc{0};
-    sums->rest[j] += is_max ? Acc{0} : e;
-    if constexpr (Row::kDense) {
-      const Acc a = formula.Coefficient(Row::kHasTarget ? Acc{0} : labels[j], weight);
-      sums->gap[j] += a == 0 ? Acc{0} : a * (stats.shift[j] - x);
-      sums->total[j] += a;
-    }
-    row[j] = e;
-  }
-}
-
-template <bool kDense, class Acc>
-inline void AddPartialSums(const PartialSums<Acc>& sums, LaneStats<Acc>* stats) {
-#pragma omp simd
-  for (int64_t j = 0; j < kTileLanes; ++j) {
-    stats->count_max[j] += static_cast<double>(sums.count[j]);
-    stats->rest[j] += static_cast<double>(sums.rest[j]);
-    if constexpr (kDense) {
-      stats->gap[j] += static_cast<double>(sums.gap[j]);
-      stats->total[j] += static_cast<double>(sums.total[j]);
-    }
+    AddToDoubles<Acc>(gap, stats->gap.at + j);
+    AddToDoubles<Acc>(total, stats->total.at + j);
   }
 }
 
@@ -149,69 +148,72 @@ template <class Acc, class Row>
 inline void FinishLanes(const Row formula, const LaneStats<Acc>& stats,
                         const LaneTargets<Acc>& targets, Acc known_total, Acc z_loss, bool gradient,
                         LaneResults<Acc>* results) {
-  const Acc* __restrict const max = stats.max.at;
-  const Acc* __restrict const logit = targets.logit.at;
-  const Acc* __restrict const weight = targets.weight.at;
-  const Acc* __restrict const live = targets.live.at;
-  const Acc* __restrict const k = targets.k.at;
-  Acc* __restrict const loss = results->loss.at;
-  Acc* __restrict const lse = results->lse.at;
-  Acc* __restrict const at_target = results->at_target.at;
-  Acc* __restrict const all = results->total.at;
-  Acc* __restrict const sum_minus_one = results->sum_minus_one.at;
-  Acc* __restrict const scale = results->scale.at;
-  Acc* __restrict const factor = results->factor.at;
-  alignas(64) Acc gap[kTileLanes];
-  alignas(64) Acc total[kTileLanes];
-  alignas(64) Acc sum[kTileLanes];
+  using V = Vector<Acc>;
+  Lanes<Acc> sum_minus_one;
+  Lanes<Acc> sum_lost;
+  Lanes<Acc> dense_gap;
+  Lanes<Acc> dense_total;
 #pragma omp simd
   for (int64_t j = 0; j < kTileLanes; ++j) {
-    sum_minus_one[j] = static_cast<Acc>((stats.count_max[j] - 1) + stats.rest[j]);
-    gap[j] = static_cast<Acc>(stats.gap[j]);
-    total[j] = Row::kHasTarget ? known_total : static_cast<Acc>(stats.total[j]);
+    const Rounded<Acc> rounded = RoundedTo<Acc>((stats.count_max[j] - 1) + stats.rest[j]);
+    sum_minus_one[j] = rounded.value;
+    sum_lost[j] = rounded.lost;
+    if constexpr (Row::kDense) dense_gap[j] = static_cast<Acc>(stats.gap[j]);
+    if constexpr (!Row::kHasTarget) dense_total[j] = static_cast<Acc>(stats.total[j]);
   }
-  // Not `omp simd`, which would make arrays of the structures below.
-  for (int64_t j = 0; j < kTileLanes; ++j) {
-    const RowSoftmax<Acc> softmax = Finish(max[j], sum_minus_one[j]);
-    const Target<Acc> target = {logit[j], Row::kHasTarget ? formula.keep * weight[j] : Acc{0},
-                                Row::kDense ? formula.uniform * weight[j] : Acc{0}};
-    lse[j] = LogSumExp(softmax);
-    loss[j] = TargetLoss(softmax, target, gap[j], total[j]) + ZLoss(z_loss, lse[j]);
-    sum_minus_one[j] = softmax.sum_minus_one;
-    total[j] += ZLossShare(z_loss, lse[j]);
-    all[j] = target.coefficient + total[j];
-    sum[j] = softmax.sum;
-  }
-  // A loop of its own: a condition around the formula would keep it from being vectorised.
-#pragma omp simd
-  for (int64_t j = 0; j < kTileLanes; ++j) loss[j] = live[j] != 0 ? loss[j] : Acc{0};
-  if (!gradient) return;
-  for (int64_t j = 0; j < kTileLanes; ++j) {
+  for (int64_t j = 0; j < kTileLanes; j += kWidth<Acc>) {
+    const auto at = [j](const Lanes<Acc>& lanes) { return Load(lanes.at + j); };
+    const RowSoftmax<V> softmax =
+        Finish(at(stats.max), Rounded<V>{at(sum_minus_one), at(sum_lost)});
+    const V lse = LogSumExp(softmax);
+    const V gap = Row::kDense ? at(dense_gap) : V{};
+    V total = Row::kHasTarget ? Splat(known_total) : at(dense_total);
+    Target<V> target = {at(stats.max), V{}, V{}};
     if constexpr (Row::kHasTarget) {
-      const RowSoftmax<Acc> softmax = {max[j], sum_minus_one[j], sum[j], 0};
-      const Target<Acc> target = {logit[j], formula.keep * weight[j],
-                                  Row::kDense ? formula.uniform * weight[j] : Acc{0}};
-      at_target[j] = TargetGradient(softmax, target, total[j], k[j]);
+      const V weight = at(targets.weight);
+      target = {at(targets.logit), formula.keep * weight,
+                Row::kDense ? formula.uniform * weight : V{}};
     }
-    scale[j] = k[j] / sum[j];
-    factor[j] = all[j] * scale[j];
+    const V live = at(targets.live);
+    const V loss = TargetLoss(softmax, target, gap, total) + ZLoss(Splat(z_loss), lse);
+    Store(results->loss.at + j, live == V{} ? V{} : loss);
+    Store(results->lse.at + j, lse);
+    if (!gradient) continue;
+    const V k = at(targets.k);
+    total += ZLossShare(Splat(z_loss), lse);
+    if constexpr (Row::kHasTarget) {
+      Store(results->at_target.at + j, TargetGradient(softmax, target, total, k));
+    }
+    const V all = target.coefficient + total;
+    const V scale = k / softmax.sum;
+    Store(results->total.at + j, all);
+    Store(results->sum_minus_one.at + j, softmax.sum_minus_one);
+    Store(results->scale.at + j, scale);
+    Store(results->factor.at + j, all * scale);
   }
 }
 
-// One class: `row` holds exponentials and becomes the gradient, exactly 0 where nothing counts.
-template <class Acc, class Row>
-inline void GradientRow(const Row formula, const Acc* __restrict labels, Acc weight,
-                        const LaneResults<Acc>& results, const Acc* __restrict live,
-                        Acc* __restrict row) {
-#pragma omp simd
-  for (int64_t j = 0; j < kTileLanes; ++j) {
-    Acc value = row[j] * results.factor[j];
-    if constexpr (Row::kDense) {
-      const Acc a = formula.Coefficient(Row::kHasTarget ? Acc{0} : labels[j], weight);
-      value =
-          DenseGradient(row[j], results.total[j], a, results.sum_minus_one[j], results.scale[j]);
+// The exponentials of n classes become gradients, exactly 0 where nothing counts.
+template <class Row, class Acc, class Coefficient>
+inline void FormGradients(const Coefficient& coefficient, const Classes<Acc>& x, int64_t n,
+                          int64_t j, const LaneResults<Acc>& results,
+                          const LaneTargets<Acc>& targets) {
+  using V = Vector<Acc>;
+  const V live = Load(targets.live.at + j);
+  const V k = Load(targets.k.at + j);
+  const V factor = Load(results.factor.at + j);
+  const V total = Load(results.total.at + j);
+  const V sum_minus_one = Load(results.sum_minus_one.at + j);
+  const V scale = Load(results.scale.at + j);
+  for (int64_t c = 0; c < n; ++c) {
+    const V e = Load(x[c]);
+    V value = e * factor;
+    if constexpr (Row::kDense && Row::kHasTarget) {
+      value = UntargetedGradient(e, factor, V{coefficient(c)}, k);
+    } else if constexpr (Row::kDense) {
+      value = DenseGradient(e, total, V{coefficient(c)}, sum_minus_one, scale);
     }
-    row[j] = live[j] != 0 ? value : Acc{0};
+    Store(x[c], live == V{} ? V{} : value);
   }
 }
 
@@ -222,20 +224,9 @@ inline void ExpLanes(const Acc* __restrict max, Acc* __restrict row) {
 }
 
 template <class Acc>
-inline void CapLanes(Acc cap, Acc* __restrict row) {
+inline void CapAll(Acc cap, Acc* __restrict x, int64_t count) {
 #pragma omp simd
-  for (int64_t j = 0; j < kTileLanes; ++j) row[j] = SoftCap(row[j], cap);
-}
-
-// `row` was the gradient by the capped logits; it stays exactly 0 where nothing counts.
-template <class Acc>
-inline void ChainLanesThroughCap(Acc cap, const Acc* __restrict logits, const Acc* __restrict live,
-                                 Acc* __restrict row) {
-#pragma omp simd
-  for (int64_t j = 0; j < kTileLanes; ++j) {
-    const Acc chained = row[j] * SoftCapSlope(logits[j], cap);
-    row[j] = live[j] != 0 ? chained : Acc{0};
-  }
+  for (int64_t i = 0; i < count; ++i) x[i] = SoftCap(x[i], cap);
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

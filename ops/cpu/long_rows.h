@@ -54,10 +54,14 @@ struct LongRows {
 
   template <class X>
   BlockSums<Acc> SumOf(const X* x, int64_t first, int64_t n) {
-    return WithCoefficients(problem, position, first, [&](const auto& coefficients) {
-      return keeps(first) ? SumBlock<true>(x, n, row.reference, coefficients, kept + first)
-                          : SumBlock<false>(x, n, row.reference, coefficients, kept);
-    });
+    const auto sum = [&](bool masked) {
+      return WithCoefficients(problem, position, first, masked, [&](const auto& coefficients) {
+        return keeps(first) ? SumBlock<true>(x, n, row.reference, coefficients, kept + first)
+                            : SumBlock<false>(x, n, row.reference, coefficients, kept);
+      });
+    };
+    const BlockSums<Acc> sums = sum(false);
+    return sums.gap == sums.gap ? sums : sum(true);
   }
 
   // A guess at the maximum, from a few elements that are not neighbours.
@@ -72,30 +76,43 @@ struct LongRows {
     return greatest;
   }
 
-  // Where coefficients differ, gaps are measured from the very maximum, so that a coefficient there
-  // adds exactly 0. One number for all classes has no row whose loss is that small.
-  bool from_max() const {
-    return Row::kDense && (!Row::kHasTarget || problem.class_weights != nullptr);
+  // The sum of the dense coefficients before class `first`. Those of soft labels are added up on
+  // the way, those of an index label hardly ever asked for.
+  double TotalBefore(int64_t first) const {
+    if constexpr (!Row::kDense) return 0;
+    if constexpr (!Row::kHasTarget) return row.total;
+    const double uniform = static_cast<double>(problem.row.uniform);
+    if (problem.class_weights == nullptr) return uniform * static_cast<double>(first);
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t c = 0; c < first; ++c) sum += static_cast<double>(problem.class_weights[c]);
+    return uniform * sum;
   }
+  Acc total() const {
+    return Row::kHasTarget ? problem.dense_total() : static_cast<Acc>(row.total);
+  }
+  double gap() const { return row.GapFrom(row.max, static_cast<double>(total())); }
 
+  // Gaps of soft labels are measured from the very maximum, so that a label there adds exactly 0.
   template <class X>
   void AddBlock(const X* x, int64_t first, int64_t n) {
-    if (from_max()) {
-      row.RaiseReference(MaxOf(x, n));
-    } else if (first == 0) {
-      row.RaiseReference(FirstReference(x, n));
+    if constexpr (!Row::kHasTarget) {
+      row.RaiseReference(MaxOf(x, n), TotalBefore(first));
+    } else if (row.reference == -Infinity<Acc>()) {
+      row.RaiseReference(FirstReference(x, n), TotalBefore(first));
     }
     BlockSums<Acc> sums = SumOf(x, first, n);
     if (!row.IsNear(sums.max)) {
-      row.RaiseReference(sums.max);
+      row.RaiseReference(sums.max, TotalBefore(first));
       sums = SumOf(x, first, n);
     }
     row.Add(sums, first);
     if (keeps(first)) kept_reference[first / kRowBlock] = row.reference;
   }
 
-  RowSoftmax<Acc> Summarise() {
+  RowSoftmax<Acc> SummariseFrom(Acc reference) {
     row = {};
+    row.reference = reference;
     for (int64_t first = 0; first < classes(); first += kRowBlock) {
       const int64_t n = part(first);
       WithLogits(first, n, [&](const auto* x) { AddBlock(x, first, n); });
@@ -106,6 +123,19 @@ struct LongRows {
     });
   }
 
+  RowSoftmax<Acc> Summarise() {
+    const RowSoftmax<Acc> softmax = SummariseFrom(-Infinity<Acc>());
+    if constexpr (Row::kDense && Row::kHasTarget) {
+      // Where weights of 0 leave hardly any class but the maximum's, the step from the reference to
+      // it takes the digits of the gap.
+      const double all = static_cast<double>(total());
+      const double step = all * static_cast<double>(row.max - row.reference);
+      const double loss = gap() + all * static_cast<double>(softmax.log_sum);
+      if (loss < step / 4) return SummariseFrom(row.max);
+    }
+    return softmax;
+  }
+
   // `total` is A, `k` the upstream gradient; `at_target` replaces the element at `label`.
   void WriteGradient(const RowSoftmax<Acc>& softmax, Acc total, Acc k, int64_t label,
                      Acc at_target) {
@@ -113,15 +143,12 @@ struct LongRows {
     for (int64_t first = 0; first < classes(); first += kRowBlock) {
       const int64_t n = part(first);
       const auto write = [&](Acc e_max, const auto& exponentials) {
-        WithCoefficients(problem, position, first, [&](const auto& coefficients) {
+        const Acc relative = total * e_max;
+        const GradientTerms<Acc> terms = {k, relative, softmax.sum_minus_one, scale,
+                                          relative * scale};
+        WithCoefficients(problem, position, first, false, [&](const auto& coefficients) {
           WriteBlock(n, label - first, at_target, first, [&](int64_t i, int64_t count) {
-            const Vector<Acc> e = exponentials(i, count);
-            if constexpr (Row::kDense) {
-              return DenseGradient(e, Splat(total * e_max), coefficients.At(i, count),
-                                   Splat(softmax.sum_minus_one), Splat(scale));
-            } else {
-              return e * (total * e_max * scale);
-            }
+            return coefficients.Gradient(terms, exponentials(i, count), i, count);
           });
         });
       };
@@ -180,13 +207,11 @@ struct LongRows {
     const RowSoftmax<Acc> softmax = Summarise();
     const Acc lse = LogSumExp(softmax);
     Target<Acc> target = {softmax.max, 0, 0};
-    const DenseSums<Acc> dense = row.dense_from_max();
-    Acc dense_total = static_cast<Acc>(dense.total);
+    const Acc dense_total = total();
     if constexpr (Row::kHasTarget) {
       const Acc weight = problem.weight(label);
       target = {problem.Capped(ToFloat(*logits(label))), problem.row.keep * weight,
                 Row::kDense ? problem.row.uniform * weight : Acc{0}};
-      dense_total = problem.dense_total();
     }
     if (problem.dlogits != nullptr) {
       const Acc k = problem.upstream(position);
@@ -194,7 +219,7 @@ struct LongRows {
       const Acc at_target = TargetGradient(softmax, target, p_share, k);
       WriteGradient(softmax, target.coefficient + p_share, k, label, at_target);
     }
-    const Acc loss = TargetLoss(softmax, target, static_cast<Acc>(dense.gap), dense_total) +
+    const Acc loss = TargetLoss(softmax, target, static_cast<Acc>(gap()), dense_total) +
                      ZLoss(problem.z_loss, lse);
     return problem.Store(position, loss, lse);
   }

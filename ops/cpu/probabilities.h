@@ -3,7 +3,6 @@
 // classes of a position.
 #pragma once
 
-#include "cpu/blocks.h"
 #include "cpu/problem.h"
 
 namespace onnxloss::ONNXLOSS_TARGET {

@@ -65,6 +65,8 @@ struct TypedProblem {
     if (lse != nullptr) lse[position] = log_sum_exp;
     return weighted;
   }
+  // Whether Store does more than to return its argument.
+  bool stores() const { return loss != nullptr || lse != nullptr || position_weights != nullptr; }
   void AddToPartial(int64_t position, double loss) const {
     if (raw.partial_losses == nullptr) return;
     raw.partial_losses[position / raw.positions_per_partial] += loss;

@@ -16,18 +16,20 @@ struct RowSum {
   int64_t peak = 0;      // first class of the block that holds `max`
   double peak_sum = 0;   // of that block
   double other_sum = 0;  // of the others
-  DenseSums<Acc> dense = {};
+  double gap = 0;        // relative to the reference
+  double total = 0;
 
   // Elements so far above the reference neither overflow nor lose digits.
   static constexpr Acc kNear = 32;
   bool IsNear(Acc greatest) const { return greatest <= reference + kNear; }
 
-  void RaiseReference(Acc raised) {
+  // `coefficients` is the sum of those whose terms are in the gap.
+  void RaiseReference(Acc raised, double coefficients) {
     if (raised <= reference) return;
     const double factor = static_cast<double>(ExpNonPositive(reference - Shift(raised)));
     peak_sum *= factor;
     other_sum *= factor;
-    dense = Rescaled(dense, reference, raised);
+    gap = GapFrom(raised, coefficients);
     reference = raised;
   }
 
@@ -37,11 +39,13 @@ struct RowSum {
     peak_sum = rises ? sums.sum : peak_sum;
     peak = rises ? first : peak;
     max = rises ? sums.max : max;
-    dense.gap += sums.gap;
-    dense.total += sums.total;
+    gap += sums.gap;
+    total += sums.total;
   }
 
-  DenseSums<Acc> dense_from_max() const { return Rescaled(dense, reference, max); }
+  double GapFrom(Acc raised, double coefficients) const {
+    return Rescaled(DenseSums<Acc>{gap, coefficients}, reference, raised).gap;
+  }
   double relative_to_max() const { return static_cast<double>(ExpNonPositive(reference - max)); }
 };
 

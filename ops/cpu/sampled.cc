@@ -43,10 +43,11 @@ int64_t SampledRowsPerTask(const SampledProblem& problem) {
 }
 
 int64_t SampledScratchBytes(const SampledProblem& problem) {
+  constexpr int64_t kVector = 16;  // the most numbers of a vector
   const int64_t columns = problem.num_true + problem.num_samples;
   const int64_t own = problem.sorted == nullptr ? problem.num_samples : 0;
   return own * static_cast<int64_t>(sizeof(SampledClass)) +
-         columns * 2 * static_cast<int64_t>(sizeof(double)) +
+         (columns * 2 + kVector) * static_cast<int64_t>(sizeof(double)) +
          problem.num_true * static_cast<int64_t>(sizeof(int64_t));
 }
 

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "cpu/coefficients.h"
+#include "cpu/row_sum.h"
 #include "cpu/sampled.h"
 #include "rows/sampled_softmax_cross_entropy_loss.h"
 #include "rows/softcap.h"
@@ -19,7 +21,7 @@ struct Columns {
   const SampledProblem& problem;
   const SampledClass* sorted;
   Acc* x;          // [T + S]
-  Acc* e;          // [T + S], exp(x - max), then the gradient
+  Acc* e;          // [T + S] in whole vectors, exp(x - max), then the gradient
   int64_t* owner;  // [T], the first column of the same class; a true class is its own otherwise
 
   int64_t count() const { return problem.num_true + problem.num_samples; }
@@ -50,22 +52,26 @@ inline int64_t Find(const SampledClass* sorted, int64_t count, int64_t value) {
 template <class T>
 void GatherSampled(const Columns<T>& columns, int64_t row) {
   using Acc = Accumulator<T>;
+  // Few samples share a line of memory, so what is asked for far ahead is what hides its latency.
+  constexpr int64_t kAhead = 512;
   const SampledProblem& problem = columns.problem;
   const T* logits = static_cast<const T*>(problem.logits) + row * problem.classes;
-  Acc* x = columns.x + problem.num_true;
-  if (problem.probabilities == nullptr) {
-    for (int64_t j = 0; j < problem.num_samples; ++j) {
-      x[j] = columns.Capped(ToFloat(logits[columns.sorted[j].value])) -
-             static_cast<Acc>(problem.sampled_log_q[j]);
+  const int64_t last = problem.num_samples - 1;
+  const auto gather = [&](const auto& log_q) {
+    Acc* x = columns.x + problem.num_true;
+    for (int64_t j = 0; j <= last; ++j) {
+      const int64_t ahead = j + kAhead < last ? j + kAhead : last;
+      __builtin_prefetch(logits + columns.sorted[ahead].value, 0, 2);
+      x[j] = columns.Capped(ToFloat(logits[columns.sorted[j].value])) - log_q(j);
     }
+  };
+  if (problem.probabilities == nullptr) {
+    gather([&](int64_t j) { return static_cast<Acc>(problem.sampled_log_q[j]); });
     return;
   }
   const Acc* q =
       static_cast<const Acc*>(problem.probabilities) + row * columns.count() + problem.num_true;
-  for (int64_t j = 0; j < problem.num_samples; ++j) {
-    x[j] =
-        columns.Capped(ToFloat(logits[columns.sorted[j].value])) - Log(q[columns.sorted[j].column]);
-  }
+  gather([&](int64_t j) { return Log(q[columns.sorted[j].column]); });
 }
 
 // The true columns; samples that hit one of their classes are left out where that is asked for.
@@ -93,23 +99,18 @@ void GatherTrue(const Columns<T>& columns, int64_t row) {
   }
 }
 
+// `e` becomes exp(x - max), up to the next whole vector.
 template <class Acc>
-RowSoftmax<Acc> Softmax(const Acc* __restrict x, int64_t count, Acc* __restrict e) {
-  Acc max = -Infinity<Acc>();
-#pragma omp simd reduction(max : max)
-  for (int64_t c = 0; c < count; ++c) max = x[c] > max ? x[c] : max;
-  const Acc shift = Shift(max);
-  // Those that equal the maximum are counted apart, see RowStats.
-  double others = 0;
-  double count_max = 0;
-#pragma omp simd reduction(+ : others, count_max)
-  for (int64_t c = 0; c < count; ++c) {
-    e[c] = ExpNonPositive(x[c] - shift);
-    const bool is_max = x[c] == max;
-    others += is_max ? 0.0 : static_cast<double>(e[c]);
-    count_max += is_max ? 1.0 : 0.0;
+RowSoftmax<Acc> Softmax(const Acc* x, int64_t count, Acc* e) {
+  constexpr int64_t kBlock = 1024;
+  const auto part = [=](int64_t first) { return count - first < kBlock ? count - first : kBlock; };
+  RowSum<Acc> row;
+  row.RaiseReference(MaxOf(x, count), 0);
+  for (int64_t first = 0; first < count; first += kBlock) {
+    row.Add(SumBlock<true>(x + first, part(first), row.reference, NoCoefficients{}, e + first),
+            first);
   }
-  return Finish(max, static_cast<Acc>((count_max - 1) + others));
+  return Finish(row, [=](int64_t peak, Acc max) { return SumApart(x + peak, part(peak), max); });
 }
 
 // The gradients by the capped logits become those by the logits.

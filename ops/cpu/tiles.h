@@ -2,47 +2,70 @@
 // Many positions side by side: for a class axis that is not the last, and for few classes.
 #pragma once
 
-#include "cpu/blocks.h"
 #include "cpu/lanes.h"
 #include "cpu/problem.h"
+#include "cpu/transpose.h"
 #include "cpu/writer.h"
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
-// A tile holds [classes, kTileLanes] in the accumulator's type; every loop over lanes is a vector
-// loop, and no arithmetic crosses lanes, so a position's result does not depend on its neighbours.
-// A tile of more than kTileClasses classes is walked in parts, and its logits are read twice.
+// A tile holds kTileLanes positions in the accumulator's type; no arithmetic crosses lanes, so a
+// position's result does not depend on its neighbours. Where the class axis is not the last, a
+// class is one row of the tile, as in memory. Rows that lie in one piece are turned on their side,
+// one vector of lanes after the other, each through to its sums while it is in the first cache. A
+// tile of more than kTileClasses classes is walked in parts, and its logits are read twice.
 constexpr int64_t kTileElements = 16384;
 constexpr int64_t kTileClasses = kTileElements / kTileLanes;
+
+// What becomes of the gradient of a task's tiles: each class's goes on from tile to tile, and so
+// does that of rows in one piece.
+template <class T>
+struct TileWriters {
+  int64_t first;  // positions of the task
+  int64_t last;
+  Writer<T> of_rows;
+  Writer<T> of_class[kTileClasses];
+
+  TileWriters(int64_t from, int64_t to, Writer<T> rows) : first(from), last(to), of_rows(rows) {}
+};
+
+// Each class is a stream of its own, of which hardware follows few: what is fetched ahead is for
+// the tiles after the next.
+constexpr int64_t kAheadInClasses = 1024;
+constexpr int64_t kAheadInRows = 4096;
 
 template <class T, class Row>
 struct Tile {
   using Acc = Accumulator<T>;
+  static constexpr int64_t kVector = kWidth<Acc>;
 
   const TypedProblem<T, Row>& problem;
-  Writer<T>* writer;  // of rows that lie in one piece
-  int64_t first;      // position of lane 0
-  int64_t lanes;      // positions in use; the others compute on zeros
+  TileWriters<T>& writers;
+  int64_t first;  // position of lane 0
+  int64_t lanes;  // positions in use; the others compute on zeros
 
   alignas(64) Acc x[kTileElements];
   alignas(64) Acc probabilities[Row::kHasTarget ? 1 : kTileElements];
-  alignas(64) Acc row_major[kSmallestLongRow * kTileLanes];
+  alignas(64) Acc row_major[kSmallestLongRow * kVector + kPieceWidth<Acc>];
 
   LaneStats<Acc> stats;
   LaneTargets<Acc> targets;
   LaneResults<Acc> results;
 
-  Tile(const TypedProblem<T, Row>& typed, Writer<T>* output, int64_t at, int64_t count)
-      : problem(typed), writer(output), first(at), lanes(count) {}
+  Tile(const TypedProblem<T, Row>& typed, TileWriters<T>* output, int64_t at, int64_t count)
+      : problem(typed), writers(*output), first(at), lanes(count) {}
 
   int64_t classes() const { return problem.raw.classes; }
   int64_t inner() const { return problem.raw.inner; }
   int64_t part(int64_t c0) const {
     return classes() - c0 < kTileClasses ? classes() - c0 : kTileClasses;
   }
-  Acc* row(int64_t c) { return x + c * kTileLanes; }
-  const Acc* labels(int64_t c) const {
-    return Row::kHasTarget ? probabilities : probabilities + c * kTileLanes;
+  // RunTiles is not asked for rows in one piece of kSmallestLongRow classes or more.
+  bool in_one_piece() const { return inner() == 1; }
+  // Of a tile's part of n classes: those of the lanes from j on.
+  Classes<Acc> ClassesOf(Acc* part, int64_t n, int64_t j) const {
+    return in_one_piece() ? Classes<Acc>{part + j * n, kVector}
+                          : Classes<Acc>{part + j, kTileLanes};
   }
 
   // Calls visit(lane, run, offset): lanes [lane, lane + run) are neighbours in memory, and class c
@@ -59,55 +82,104 @@ struct Tile {
     }
   }
 
-  // Rows that lie in one piece are turned on their side in the first cache; RunTiles is not asked
-  // for such rows of kSmallestLongRow classes or more.
-  void LoadClasses(const T* source, int64_t c0, int64_t n, Acc* target) {
-    if (inner() == 1) {
-      const T* rows = source + first * n;
-      if constexpr (sizeof(T) == sizeof(Acc)) {
-        Transpose(rows, lanes, n, n, target, kTileLanes);
-      } else {
-        Widen(rows, lanes * n, row_major);
-        Transpose(row_major, lanes, n, n, target, kTileLanes);
-      }
-    } else {
-      ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
-        for (int64_t c = 0; c < n; ++c) {
-          Widen(source + offset + (c0 + c) * inner(), run, target + c * kTileLanes + lane);
-        }
-      });
+  template <int64_t kAheadBytes>
+  static void Copy(const T* source, int64_t n, Acc* target) {
+    for (int64_t i = 0; i < n; i += kVector) {
+      const int64_t count = n - i < kVector ? n - i : kVector;
+      FetchAhead<kAheadBytes>(source + i);
+      StoreFirst(target + i, count, LoadFirst(source + i, count, T{}));
     }
+  }
+
+  // The lanes from j on.
+  void LoadRows(const T* source, int64_t n, int64_t j, Acc* target) {
+    const int64_t left = lanes - j;
+    const int64_t rows = left < 0 ? 0 : left < kVector ? left : kVector;
+    Copy<kAheadInRows>(source + (first + j) * n, rows * n, row_major);
+    for (int64_t i = rows * n; i < kVector * n; ++i) row_major[i] = 0;
+    RowsToColumns(row_major, n, target + j * n);
+  }
+
+  void LoadClasses(const T* source, int64_t c0, int64_t n, Acc* target) const {
+    ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
+      for (int64_t c = 0; c < n; ++c) {
+        Copy<kAheadInClasses>(source + offset + (c0 + c) * inner(), run,
+                              target + c * kTileLanes + lane);
+      }
+    });
     if (lanes == kTileLanes) return;
     for (int64_t c = 0; c < n; ++c) {
       for (int64_t j = lanes; j < kTileLanes; ++j) target[c * kTileLanes + j] = 0;
     }
   }
 
+  // All lanes of a part.
   void LoadPart(int64_t c0, int64_t n) {
     LoadClasses(problem.logits, c0, n, x);
-    if (problem.softcap > 0) {
-      for (int64_t c = 0; c < n; ++c) CapLanes(problem.softcap, row(c));
-    }
+    if (problem.softcap > 0) CapAll(problem.softcap, x, n * kTileLanes);
     if constexpr (!Row::kHasTarget) LoadClasses(problem.probabilities(), c0, n, probabilities);
   }
 
-  void StoreGradient(int64_t c0, int64_t n) {
-    if (inner() == 1) {
-      Transpose(x, n, lanes, kTileLanes, row_major, n);
-      writer->Write(lanes * n, [&](int64_t i, int64_t count) {
-        return LoadFirst(row_major + i, count, Acc{0});
-      });
-      return;
-    }
+  void LoadRowsOfAll(int64_t n, int64_t j) {
+    LoadRows(problem.logits, n, j, x);
+    if (problem.softcap > 0) CapAll(problem.softcap, x + j * n, kVector * n);
+    if constexpr (!Row::kHasTarget) LoadRows(problem.probabilities(), n, j, probabilities);
+  }
+
+  // Writes gradients by capped logits as those by the logits, which stay exactly 0 where nothing
+  // counts.
+  void Write(const Acc* gradients, const T* logits, int64_t n, Writer<T>* writer) const {
+    using V = Vector<Acc>;
+    const auto plain = [=](int64_t i, int64_t count) {
+      return LoadFirst(gradients + i, count, Acc{0});
+    };
+    if (problem.softcap == 0) return writer->Write(n, plain);
+    writer->Write(n, [=, cap = Splat(problem.softcap)](int64_t i, int64_t count) {
+      const V gradient = plain(i, count);
+      return gradient == V{} ? V{}
+                             : gradient * SoftCapSlope(LoadFirst(logits + i, count, T{}), cap);
+    });
+  }
+
+  void StoreRows(int64_t n, int64_t j) {
+    const int64_t rows = lanes - j < kVector ? lanes - j : kVector;
+    if (rows <= 0) return;
+    ColumnsToRows(x + j * n, n, row_major);
+    Write(row_major, problem.logits + (first + j) * n, rows * n, &writers.of_rows);
+  }
+
+  void StorePart(int64_t c0, int64_t n) {
+    const bool in_parts = n < classes();
     ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
+      const int64_t position = first + lane;
+      const bool begins = in_parts || position == writers.first || position % inner() == 0;
+      const int64_t end = position + run;
+      const bool ends = in_parts || end == writers.last || end % inner() == 0;
       for (int64_t c = 0; c < n; ++c) {
-        Writer<T> run_writer(problem.dlogits + offset + (c0 + c) * inner(), problem.raw.stream);
-        const Acc* source = row(c) + lane;
-        run_writer.Write(
-            run, [=](int64_t i, int64_t count) { return LoadFirst(source + i, count, Acc{0}); });
-        run_writer.Finish();
+        const int64_t place = offset + (c0 + c) * inner();
+        Writer<T>& writer = writers.of_class[c];
+        if (begins) writer = {problem.dlogits + place, problem.raw.stream};
+        Write(x + c * kTileLanes + lane, problem.logits + place, run, &writer);
+        if (ends) writer.Finish();
       }
     });
+  }
+
+  template <class Index>
+  void LoadLabels() {
+    const Index* labels = static_cast<const Index*>(problem.raw.labels) + first;
+    const int64_t ignore_index = problem.raw.ignore_index;
+#pragma omp simd
+    for (int64_t j = 0; j < lanes; ++j) {
+      const bool ignored = labels[j] == ignore_index;
+      targets.label[j] = ignored ? -1 : labels[j];
+      targets.live[j] = ignored ? Acc{0} : Acc{1};
+      targets.weight[j] = ignored ? Acc{0} : Acc{1};
+    }
+    if (problem.class_weights == nullptr) return;
+    for (int64_t j = 0; j < lanes; ++j) {
+      if (targets.label[j] >= 0) targets.weight[j] = problem.weight(targets.label[j]);
+    }
   }
 
   void LoadTargets() {
@@ -121,52 +193,59 @@ struct Tile {
       for (int64_t j = 0; j < lanes; ++j) targets.k[j] = problem.upstream(first + j);
     }
     if constexpr (Row::kHasTarget) {
-      for (int64_t j = 0; j < lanes; ++j) {
-        const int64_t y = problem.index(first + j);
-        const bool ignored = y == problem.raw.ignore_index;
-        targets.label[j] = ignored ? -1 : y;
-        targets.live[j] = ignored ? Acc{0} : Acc{1};
-        targets.weight[j] = ignored ? Acc{0} : problem.weight(y);
+      if (problem.raw.label_kind == LabelKind::kIndex64) {
+        LoadLabels<int64_t>();
+      } else {
+        LoadLabels<int32_t>();
       }
     }
   }
 
-  void AddClasses(int64_t c0, int64_t n) {
-    for (int64_t c1 = 0; c1 < n; c1 += kPartialTerms) {
-      const int64_t c2 = c1 + kPartialTerms < n ? c1 + kPartialTerms : n;
-      PartialSums<Acc> sums;
-      Clear<Row::kDense>(&sums);
-      for (int64_t c = c1; c < c2; ++c) {
-        AddRow(problem.row, labels(c), problem.weight(c0 + c), stats, row(c), &sums);
+  // coefficient(c) of class c0 + c, for the lanes from j on of a part of n classes.
+  auto Coefficients(int64_t c0, int64_t n, int64_t j) {
+    return [this, c0, labels = ClassesOf(probabilities, n, j)](int64_t c) {
+      Vector<Acc> label = {};
+      if constexpr (!Row::kHasTarget) label = Load(labels[c]);
+      return problem.row.Coefficient(label, Splat(problem.weight(c0 + c)));
+    };
+  }
+
+  // Calls visit(lane, element) for the labels of the lanes from j on that are among the classes
+  // [c0, c0 + n), which are in x.
+  template <class Visitor>
+  void ForTargets(int64_t c0, int64_t n, int64_t j, Visitor visit) {
+    if constexpr (Row::kHasTarget) {
+      const Classes<Acc> at = ClassesOf(x, n, j);
+      for (int64_t i = 0; i < kVector; ++i) {
+        const int64_t label = targets.label[j + i];
+        if (label >= c0 && label < c0 + n) visit(j + i, at[label - c0] + i);
       }
-      AddPartialSums<Row::kDense>(sums, &stats);
+    }
+  }
+
+  void SummariseLanes(int64_t c0, int64_t n, int64_t j) {
+    const Classes<Acc> at = ClassesOf(x, n, j);
+    if (c0 == 0) {
+      Begin(MaxOfClasses(at, n, Splat(-Infinity<Acc>())), j, &stats);
+    } else {
+      Rescale<Row::kDense>(MaxOfClasses(at, n, Load(stats.max.at + j)), j, &stats);
+    }
+    ForTargets(c0, n, j, [&](int64_t lane, const Acc* logit) { targets.logit[lane] = *logit; });
+    const auto coefficient = Coefficients(c0, n, j);
+    for (int64_t c = 0; c < n; c += kPartialTerms) {
+      const int64_t terms = n - c < kPartialTerms ? n - c : kPartialTerms;
+      AddTerms<Row::kDense>([&](int64_t i) { return coefficient(c + i); }, at.From(c), terms, j,
+                            &stats);
     }
   }
 
   void Summarise() {
-    Fill(&stats.max, -Infinity<Acc>());
-    Fill(&stats.count_max, 0.0);
-    Fill(&stats.rest, 0.0);
-    Fill(&stats.gap, 0.0);
-    Fill(&stats.total, 0.0);
     for (int64_t c0 = 0; c0 < classes(); c0 += kTileClasses) {
       const int64_t n = part(c0);
-      LoadPart(c0, n);
-      Lanes<Acc> raised = stats.max;
-      for (int64_t c = 0; c < n; ++c) MaxLanes(row(c), raised.at);
-      RescaleLanes<Row::kDense>(raised, &stats);
-      ForTargets(c0, n, [&](int64_t lane, Acc* at) { targets.logit[lane] = *at; });
-      AddClasses(c0, n);
-    }
-  }
-
-  // Calls visit(lane, element) for every label among the classes [c0, c0 + n) now in x.
-  template <class Visitor>
-  void ForTargets(int64_t c0, int64_t n, Visitor visit) {
-    if constexpr (Row::kHasTarget) {
-      for (int64_t j = 0; j < lanes; ++j) {
-        const int64_t label = targets.label[j];
-        if (label >= c0 && label < c0 + n) visit(j, row(label - c0) + j);
+      if (!in_one_piece()) LoadPart(c0, n);
+      for (int64_t j = 0; j < kTileLanes; j += kVector) {
+        if (in_one_piece()) LoadRowsOfAll(n, j);
+        SummariseLanes(c0, n, j);
       }
     }
   }
@@ -175,27 +254,30 @@ struct Tile {
     const bool in_parts = classes() > kTileClasses;
     for (int64_t c0 = 0; c0 < classes(); c0 += kTileClasses) {
       const int64_t n = part(c0);
-      if (in_parts) LoadPart(c0, n);
-      for (int64_t c = 0; c < n; ++c) {
-        if (in_parts) ExpLanes(stats.max.at, row(c));
-        GradientRow(problem.row, labels(c), problem.weight(c0 + c), results, targets.live.at,
-                    row(c));
+      if (in_parts) {
+        LoadPart(c0, n);
+        for (int64_t c = 0; c < n; ++c) ExpLanes(stats.max.at, x + c * kTileLanes);
       }
-      ForTargets(c0, n, [&](int64_t lane, Acc* at) { *at = results.at_target[lane]; });
-      if (problem.softcap > 0) ChainThroughCap(c0, n);
-      StoreGradient(c0, n);
+      for (int64_t j = 0; j < kTileLanes; j += kVector) {
+        FormGradients<Row>(Coefficients(c0, n, j), ClassesOf(x, n, j), n, j, results, targets);
+        ForTargets(c0, n, j, [&](int64_t lane, Acc* at) { *at = results.at_target[lane]; });
+        if (in_one_piece()) StoreRows(n, j);
+      }
+      if (!in_one_piece()) StorePart(c0, n);
     }
   }
 
-  // The logits once more: x has become the gradient by the capped ones.
-  void ChainThroughCap(int64_t c0, int64_t n) {
-    Lanes<Acc> logits = {};
-    for (int64_t c = 0; c < n; ++c) {
-      ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
-        Widen(problem.logits + offset + (c0 + c) * inner(), run, logits.at + lane);
-      });
-      ChainLanesThroughCap(problem.softcap, logits.at, targets.live.at, row(c));
+  void StoreLosses() {
+    if (problem.stores()) {
+      for (int64_t j = 0; j < lanes; ++j) {
+        results.loss[j] = problem.Store(first + j, results.loss[j], results.lse[j]);
+      }
     }
+    for (int64_t j = lanes; j < kTileLanes; ++j) results.loss[j] = 0;
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < kTileLanes; ++j) sum += static_cast<double>(results.loss[j]);
+    problem.AddToPartial(first, sum);
   }
 
   void Run() {
@@ -205,25 +287,22 @@ struct Tile {
     FinishLanes(problem.row, stats, targets, problem.dense_total(), problem.z_loss, gradient,
                 &results);
     if (gradient) FormGradient();
-    double sum = 0;
-    for (int64_t j = 0; j < lanes; ++j) {
-      sum += static_cast<double>(problem.Store(first + j, results.loss[j], results.lse[j]));
-    }
-    problem.AddToPartial(first, sum);
+    StoreLosses();
   }
 };
 
 template <class T, class Row>
 void RunTiles(const TypedProblem<T, Row>& problem, int64_t first, int64_t last) {
   const bool gradient = problem.dlogits != nullptr;
-  Writer<T> writer(problem.dlogits + (gradient ? first * problem.raw.classes : 0),
-                   problem.raw.stream);
+  TileWriters<T> writers(
+      first, last,
+      {problem.dlogits + (gradient ? first * problem.raw.classes : 0), problem.raw.stream});
   for (int64_t at = first; at < last; at += kTileLanes) {
     const int64_t lanes = last - at < kTileLanes ? last - at : kTileLanes;
-    Tile<T, Row> tile(problem, &writer, at, lanes);
+    Tile<T, Row> tile(problem, &writers, at, lanes);
     tile.Run();
   }
-  writer.Finish();
+  writers.of_rows.Finish();
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

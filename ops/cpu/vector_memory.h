@@ -143,6 +143,16 @@ inline void Store(T* target, Vector<Accumulator<T>> values) {
   StoreAs(target, Narrowed<T>(values));
 }
 
+// The first `count` elements, and no others.
+template <class T>
+inline void StoreFirst(T* target, int64_t count, Vector<Accumulator<T>> values) {
+  constexpr int64_t n = kWidth<Accumulator<T>>;
+  if (count == n) return Store(target, values);
+  alignas(kVectorBytes) T part[n];
+  Store(part, values);
+  for (int64_t i = 0; i < count; ++i) target[i] = part[i];
+}
+
 // Past the caches; `target` is aligned to the bytes written.
 template <class T>
 inline void Stream(T* target, Vector<Accumulator<T>> values) {
@@ -170,10 +180,9 @@ inline void Stream(T* target, Vector<Accumulator<T>> values) {
 
 // Fetches to the second cache what a loop will read soon. Without it a stream from memory waits for
 // the stores between its loads.
-template <class T>
+template <int64_t kBytes = 8192, class T>
 inline void FetchAhead(const T* source) {
-  constexpr int64_t kAheadBytes = 8192;
-  __builtin_prefetch(reinterpret_cast<const char*>(source) + kAheadBytes, 0, 2);
+  __builtin_prefetch(reinterpret_cast<const char*>(source) + kBytes, 0, 2);
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

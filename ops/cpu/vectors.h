@@ -61,6 +61,16 @@ constexpr __mmask16 kAll = 0xffff;
 template <>
 struct ExpOf<Vector<float>> {
   static SCE_HD Vector<float> NonPositive(Vector<float> x) {
+    return Powers(x, [](Vector<float> r) { return ((1.666666716e-1f * r + 0.5f) * r + 1.0f) * r; });
+  }
+  // For what is rounded to 16 bits: max error 9.5 ulp for x >= -20; 11.5 ulp below.
+  static SCE_HD Vector<float> Short(Vector<float> x) {
+    return Powers(x, [](Vector<float> r) { return (0.5f * r + 0x1.0003d8p0f) * r; });
+  }
+
+ private:
+  template <class Polynomial>
+  static SCE_HD Vector<float> Powers(Vector<float> x, const Polynomial& exp_minus_one) {
     constexpr float kRound = 0x1.8p19f;
     const Vector<float> powers = {0x1p0f,        0x1.0b5586p0f, 0x1.172b84p0f, 0x1.2387a6p0f,
                                   0x1.306fep0f,  0x1.3dea64p0f, 0x1.4bfdaep0f, 0x1.5ab07ep0f,
@@ -72,8 +82,7 @@ struct ExpOf<Vector<float>> {
     const Vector<float> r = ExpConstants<float>::Reduced(x, n);
     const Vector<float> power =
         _mm512_maskz_permutexvar_ps(kAll, BitCast<__m512i>(shifted), powers);
-    const Vector<float> q = ((1.666666716e-1f * r + 0.5f) * r + 1.0f) * r;
-    return _mm512_maskz_scalef_ps(kAll, power * q + power, n);
+    return _mm512_maskz_scalef_ps(kAll, power * exp_minus_one(r) + power, n);
   }
 };
 template <>
@@ -87,6 +96,15 @@ struct ExpOf<Vector<double>> {
   }
 };
 #endif
+
+// exp(x - reference) of logits x of type T.
+template <class T>
+inline Vector<Accumulator<T>> ExpOfLogits(Vector<Accumulator<T>> distance) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) < sizeof(float)) return ExpOf<Vector<float>>::Short(distance);
+#endif
+  return ExpNonPositive(distance);
+}
 
 template <class Acc>
 inline Vector<Acc> Splat(Acc value) {

@@ -21,6 +21,7 @@ class Writer {
  public:
   using Acc = Accumulator<T>;
 
+  Writer() = default;
   Writer(T* target, bool stream)
       : target_(target),
         stream_(stream && reinterpret_cast<uintptr_t>(target) % sizeof(T) == 0),
@@ -63,11 +64,7 @@ class Writer {
   void StoreAll(int64_t n, const Values& values) {
     int64_t i = 0;
     for (; i + kWidth<Acc> <= n; i += kWidth<Acc>) Store(target_ + i, values(i, kWidth<Acc>));
-    if (i < n) {
-      alignas(kLineBytes) T last[kWidth<Acc>];
-      Store(last, values(i, n - i));
-      for (int64_t j = 0; i + j < n; ++j) target_[i + j] = last[j];
-    }
+    if (i < n) StoreFirst(target_ + i, n - i, values(i, n - i));
     target_ += n;
   }
 

@@ -62,4 +62,11 @@ SCE_HD Acc DenseGradient(Acc e, Acc total, Acc coefficient, Acc sum_minus_one, A
   return ((e * total - coefficient) - coefficient * sum_minus_one) * scale;
 }
 
+// The same of a class that is not the label of its row, with factor = k A / sum: the label's own
+// coefficient keeps the terms apart, and where they meet the error is the greater one's.
+template <class Acc>
+SCE_HD Acc UntargetedGradient(Acc e, Acc factor, Acc coefficient, Acc k) {
+  return e * factor - coefficient * k;
+}
+
 }  // namespace onnxloss::ONNXLOSS_TARGET

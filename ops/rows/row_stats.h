@@ -47,6 +47,7 @@ struct RowSoftmax {
   Acc sum_minus_one;
   Acc sum;
   Acc log_sum;
+  Acc log_sum_lost;  // what the rounding of log_sum lost
 };
 
 // As one number the two lose what is below the unit of a great common offset.
@@ -57,14 +58,16 @@ SCE_HD Acc LogSumExp(const RowSoftmax<Acc>& softmax) {
 
 // max - max is 0, but nan for +inf and for a row of -inf alone, whose softmax does not exist.
 template <class Acc>
-SCE_HD RowSoftmax<Acc> Finish(Acc max, Acc sum_minus_one) {
-  const Acc checked = sum_minus_one + (max - max);
-  return {max, checked, 1 + checked, Log1pNonNegative(checked)};
+SCE_HD RowSoftmax<Acc> Finish(Acc max, Rounded<Acc> sum_minus_one) {
+  const Acc checked = sum_minus_one.value + (max - max);
+  const Acc sum = 1 + checked;
+  const Rounded<Acc> log_sum = Log1pNonNegative(checked);
+  return {max, checked, sum, log_sum.value, log_sum.lost + sum_minus_one.lost / sum};
 }
 
 template <class Acc>
 SCE_HD RowSoftmax<Acc> Finish(RowStats<Acc> stats) {
-  return Finish(stats.max, static_cast<Acc>((stats.count_max - 1) + stats.rest));
+  return Finish(stats.max, RoundedTo<Acc>((stats.count_max - 1) + stats.rest));
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

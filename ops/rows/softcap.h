@@ -34,7 +34,7 @@ SCE_HD Acc Magnitude(Acc x) {
 }
 
 // Contract of SoftCap: cap * tanh(x / cap) for any x and cap > 0; exactly +-cap at +-inf, nan at
-// nan. Max error: 1.5 ulp of Acc. A great x is taken from the cap, cap - cap * 2q / (1 + q) with
+// nan. Max error: 2.5 ulp of Acc. A great x is taken from the cap, cap - cap * 2q / (1 + q) with
 // q = exp(-2|x| / cap), so that only the difference is rounded.
 template <class Acc>
 SCE_HD Acc SoftCap(Acc x, Acc cap) {

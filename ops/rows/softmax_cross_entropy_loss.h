@@ -39,11 +39,18 @@ struct Target {
   Acc dense_coefficient;  // (e/C) w_y, 0 without smoothing
 };
 
+// Rounded once, but for the terms that are sums over classes: what the steps lose is added up
+// apart. It is nan beside an infinite loss.
 template <class Acc>
 SCE_HD Acc TargetLoss(RowSoftmax<Acc> softmax, Target<Acc> target, Acc dense_gap, Acc dense_total) {
   const Acc total = target.coefficient + dense_total;
-  return (GapTerm(target.coefficient, softmax.max - target.logit) + dense_gap) +
-         total * softmax.log_sum;
+  const Rounded<Acc> gap = TwoSum(softmax.max, -target.logit);
+  const Acc of_target = GapTerm(target.coefficient, gap.value);
+  const Rounded<Acc> of_all = TwoSum(total * softmax.log_sum, dense_gap);
+  const Rounded<Acc> loss = TwoSum(of_target, of_all.value);
+  const Acc lost =
+      loss.lost + of_all.lost + target.coefficient * gap.lost + total * softmax.log_sum_lost;
+  return loss.value + (lost == lost ? lost : Acc{});
 }
 
 template <class Acc>

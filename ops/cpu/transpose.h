@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+// Tiles of rows turned on their side, and back.
+#pragma once
+
+#include <utility>
+
+#include "cpu/vector_memory.h"
+
+namespace onnxloss::ONNXLOSS_TARGET {
+
+// Vectors are made of pieces of 16 bytes. Elements change places within pieces; what crosses them
+// goes through memory, which costs less.
+struct Piece {
+  uint64_t bits[2];
+};
+constexpr int64_t kPieces = kVectorBytes / static_cast<int64_t>(sizeof(Piece));
+template <class Acc>
+constexpr int64_t kPieceWidth = static_cast<int64_t>(sizeof(Piece) / sizeof(Acc));
+
+// Piece l from source + l * step.
+template <class Acc>
+inline Vector<Acc> LoadPieces(const Acc* source, int64_t step) {
+#if defined(__AVX512F__)
+  const auto piece = [=](int64_t l) { return LoadAs<__m128i>(source + l * step); };
+  __m512i pieces = _mm512_zextsi128_si512(piece(0));
+  pieces = _mm512_maskz_inserti32x4(kAll, pieces, piece(1), 1);
+  pieces = _mm512_maskz_inserti32x4(kAll, pieces, piece(2), 2);
+  pieces = _mm512_maskz_inserti32x4(kAll, pieces, piece(3), 3);
+  return BitCast<Vector<Acc>>(pieces);
+#elif defined(__AVX2__)
+  return BitCast<Vector<Acc>>(
+      _mm256_set_m128i(LoadAs<__m128i>(source + step), LoadAs<__m128i>(source)));
+#else
+  static_assert(kPieces == 1, "a vector is a piece");
+  (void)step;
+  return Load(source);
+#endif
+}
+
+// Piece kPiece of a vector.
+template <int kPiece, class V>
+inline Piece PieceOf(V v) {
+#if defined(__AVX512F__)
+  return BitCast<Piece>(_mm512_maskz_extracti32x4_epi32(0xf, BitCast<__m512i>(v), kPiece));
+#elif defined(__AVX2__)
+  return BitCast<Piece>(_mm256_extracti128_si256(BitCast<__m256i>(v), kPiece));
+#else
+  return BitCast<Piece>(v);
+#endif
+}
+
+constexpr int InterleavedFrom(int place, int half, int width, int piece_width) {
+  const int within = place % piece_width;
+  return place - within + half * piece_width / 2 + within / 2 + within % 2 * width;
+}
+
+// a0 b0 a1 b1 .. of each piece's first half, or of its second.
+template <int kHalf, class V, int... kPlaces>
+inline V Interleaved(V a, V b, std::integer_sequence<int, kPlaces...>) {
+  constexpr int width = sizeof...(kPlaces);
+  constexpr int piece_width = width / static_cast<int>(kPieces);
+  return __builtin_shufflevector(a, b, InterleavedFrom(kPlaces, kHalf, width, piece_width)...);
+}
+
+// In each piece, element i of vector j becomes element j of vector i.
+template <class Acc>
+inline void TransposePieces(Vector<Acc>* v) {
+  constexpr int64_t p = kPieceWidth<Acc>;
+  constexpr std::make_integer_sequence<int, static_cast<int>(kWidth<Acc>)> places;
+  for (int64_t step = 1; step < p; step *= 2) {
+    Vector<Acc> next[p];
+    for (int64_t i = 0; i < p / 2; ++i) {
+      next[2 * i] = Interleaved<0>(v[i], v[i + p / 2], places);
+      next[2 * i + 1] = Interleaved<1>(v[i], v[i + p / 2], places);
+    }
+    for (int64_t i = 0; i < p; ++i) v[i] = next[i];
+  }
+}
+
+// columns[c][i] = rows[i][c], for as many rows of n numbers as a vector has elements. Both have
+// room for a piece more; columns for as many vectors.
+template <class Acc>
+inline void RowsToColumns(const Acc* rows, int64_t n, Acc* columns) {
+  constexpr int64_t p = kPieceWidth<Acc>;
+  for (int64_t c = 0; c < n; c += p) {
+    Vector<Acc> v[p];
+    for (int64_t i = 0; i < p; ++i) v[i] = LoadPieces(rows + i * n + c, p * n);
+    TransposePieces<Acc>(v);
+    for (int64_t i = 0; i < p; ++i) Store(columns + (c + i) * kWidth<Acc>, v[i]);
+  }
+}
+
+template <class Acc, int... kPiece>
+inline void StorePieces(const Vector<Acc>* v, Acc* target, int64_t n,
+                        std::integer_sequence<int, kPiece...>) {
+  const auto store = [=](int64_t row, Piece piece) { StoreAs(target + row * n, piece); };
+  constexpr int64_t p = kPieceWidth<Acc>;
+  const auto store_rows = [&](auto piece) {
+    for (int64_t i = 0; i < p; ++i) store(piece * p + i, PieceOf<piece>(v[i]));
+  };
+  (store_rows(std::integral_constant<int, kPiece>()), ...);
+}
+
+// The way back. Rows ascend and classes descend: what a piece writes beyond its row is overwritten.
+template <class Acc>
+inline void ColumnsToRows(const Acc* columns, int64_t n, Acc* rows) {
+  constexpr int64_t p = kPieceWidth<Acc>;
+  for (int64_t c = (n - 1) / p * p; c >= 0; c -= p) {
+    Vector<Acc> v[p];
+    for (int64_t i = 0; i < p; ++i) v[i] = Load(columns + (c + i) * kWidth<Acc>);
+    TransposePieces<Acc>(v);
+    StorePieces(v, rows + c, n, std::make_integer_sequence<int, static_cast<int>(kPieces)>());
+  }
+}
+
+}  // namespace onnxloss::ONNXLOSS_TARGET

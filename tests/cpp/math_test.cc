@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT
+// The error bounds in the contracts of rows/math.h and rows/softcap.h, and the turning of tiles, as
+// one instruction set compiles them.
+#include <algorithm>
+#include <limits>
+
+#include "cpu/transpose.h"
+#include "rows/softcap.h"
+#include "test_support.h"
+
+namespace onnxloss::tests {
+namespace {
+
+using namespace ONNXLOSS_TARGET;
+
+constexpr int kPoints = 200000;
+
+bool Runs() {
+#if defined(__AVX512F__)
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
+#elif defined(__AVX2__)
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  return true;
+#endif
+}
+
+// The distance from `truth` to the next number of Acc.
+template <class Acc>
+long double UlpOf(long double truth) {
+  int exponent = 0;
+  std::frexp(std::fabs(truth), &exponent);
+  const int lowest = std::numeric_limits<Acc>::min_exponent;
+  return std::ldexp(1.0L, std::max(exponent, lowest) - std::numeric_limits<Acc>::digits);
+}
+
+// The greatest error in ulp over points of [low, high]; `error(x)` is one's.
+template <class Acc, class Error>
+void ExpectWithin(const char* what, Acc low, Acc high, double bound, const Error& error) {
+  Random random(1);
+  for (int i = 0; i < kPoints; ++i) {
+    const double share = static_cast<double>(random.Below(int64_t{1} << 40)) * 0x1p-40;
+    const Acc x = static_cast<Acc>(low + (high - low) * static_cast<Acc>(share));
+    const double ulp = static_cast<double>(error(x));
+    if (!(ulp <= bound)) Fail(what, "at %.17g: %g ulp", static_cast<double>(x), ulp);
+  }
+}
+
+template <class Acc, class Exp>
+void CheckExp(const char* what, double bound, double bound_below, const Exp& exp) {
+  const auto error = [&](Acc x) {
+    const long double truth = std::exp(static_cast<long double>(x));
+    return std::fabs(static_cast<long double>(exp(x)) - truth) / UlpOf<Acc>(truth);
+  };
+  ExpectWithin<Acc>(what, -20, 32, bound, error);
+  ExpectWithin<Acc>(what, std::is_same_v<Acc, float> ? -102 : -744, -20, bound_below, error);
+  const Acc infinity = std::numeric_limits<Acc>::infinity();
+  if (exp(Acc{0}) != 1) Fail(what, "at 0 is not 1");
+  if (exp(-infinity) != 0) Fail(what, "at -inf is not 0");
+  if (!std::isnan(exp(std::numeric_limits<Acc>::quiet_NaN()))) Fail(what, "at nan is not nan");
+}
+
+template <class Acc>
+void CheckLog1p() {
+  const auto truth_of = [](Acc x) { return std::log1p(static_cast<long double>(x)); };
+  const auto error = [&](Acc x) {
+    const long double truth = truth_of(x);
+    return std::fabs(static_cast<long double>(Log1pNonNegative(x).value) - truth) /
+           UlpOf<Acc>(truth);
+  };
+  const auto error_with_lost = [&](Acc x) {
+    const Rounded<Acc> log = Log1pNonNegative(x);
+    const long double truth = truth_of(x);
+    const long double sum = static_cast<long double>(log.value) + log.lost;
+    return std::fabs(sum - truth) / UlpOf<Acc>(std::min(truth, 0.25L));
+  };
+  for (const Acc high : {Acc{1e-6f}, Acc{1}, Acc{100}, Acc{1e6f}, Acc{0x1p62f}}) {
+    ExpectWithin<Acc>("Log1pNonNegative", 0, high, 1, error);
+    ExpectWithin<Acc>("Log1pNonNegative and what it lost", 0, high, 1, error_with_lost);
+  }
+}
+
+template <class Acc>
+void CheckSoftCap() {
+  const auto error = [](Acc x) {
+    const long double truth = 30 * std::tanh(static_cast<long double>(x) / 30);
+    return std::fabs(static_cast<long double>(SoftCap(x, Acc{30})) - truth) / UlpOf<Acc>(truth);
+  };
+  ExpectWithin<Acc>("SoftCap", -20, 20, 2.5, error);
+  ExpectWithin<Acc>("SoftCap", -1000, 1000, 2.5, error);
+}
+
+template <class Acc>
+void CheckTranspose(int64_t n) {
+  constexpr int64_t w = kWidth<Acc>;
+  const size_t count = static_cast<size_t>(w * n);
+  std::vector<Acc> rows(count + kPieceWidth<Acc>);
+  for (size_t i = 0; i < count; ++i) rows[i] = static_cast<Acc>(i);
+  std::vector<Acc> columns(static_cast<size_t>(w * (n + kPieceWidth<Acc>)));
+  std::vector<Acc> back(rows.size());
+  RowsToColumns(rows.data(), n, columns.data());
+  ColumnsToRows(columns.data(), n, back.data());
+  for (int64_t row = 0; row < w; ++row) {
+    for (int64_t c = 0; c < n; ++c) {
+      const size_t in_row = static_cast<size_t>(row * n + c);
+      const size_t in_column = static_cast<size_t>(c * w + row);
+      if (columns[in_column] != rows[in_row] || back[in_row] != rows[in_row]) {
+        Fail("Transpose", "%d classes: class %d of row %d", static_cast<int>(n),
+             static_cast<int>(c), static_cast<int>(row));
+      }
+    }
+  }
+}
+
+template <class Acc>
+void CheckAll() {
+  CheckExp<Acc>("ExpNonPositive", 2.2, 4.5, [](Acc x) { return ExpNonPositive(x); });
+  CheckExp<Acc>("ExpNonPositive of vectors", 2.2, 4.5,
+                [](Acc x) { return ExpNonPositive(Splat(x))[kWidth<Acc> - 1]; });
+  CheckLog1p<Acc>();
+  CheckSoftCap<Acc>();
+  for (const int64_t n : {1, 2, 3, 4, 5, 10, 16, 17, 191}) CheckTranspose<Acc>(n);
+}
+
+// Of 16-bit logits, whose results are rounded to 16 bits.
+void CheckShortExp() {
+  CheckExp<float>("ExpOfLogits", 9.5, 11.5, [](float x) { return ExpOfLogits<Half>(Splat(x))[0]; });
+}
+
+}  // namespace
+}  // namespace onnxloss::tests
+
+int main() {
+  using namespace onnxloss::tests;
+  if (!Runs()) return kSkipped;
+  CheckAll<float>();
+  CheckAll<double>();
+  CheckShortExp();
+  return 0;
+}

@@ -224,21 +224,22 @@ SCE_HD Rounded<V> TwoSum(V a, V b) {
 // Contract of Log1pNonNegative: log(1 + x) for x in [0, 2^62] or nan, nan at nan and inf. Max
 // error: 1 ulp of the value, and with what it lost 1 ulp of min(value, 1/4). Undefined for x < 0.
 //
-// 1 + x = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); log(1 + f) = 2 atanh(f / (2 + f)). What
-// the sum 1 + x rounds away comes back as a first-order term.
+// 1 + x = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); log(1 + f) = 2 atanh(f / (2 + f)). What x
+// itself lost, and the sum 1 + x rounds away, comes back as a first-order term.
 template <class V>
-SCE_HD Rounded<V> Log1pNonNegative(V x) {
+SCE_HD Rounded<V> Log1pNonNegative(Rounded<V> rounded) {
   using K = LogConstants<typename NumberTypes<V>::Scalar>;
   using Bits = typename NumberTypes<V>::Bits;
+  const V x = rounded.value;
   const V u = x + 1;
   const Bits shifted = BitCast<Bits>(u) + (K::kOne - K::kSqrtHalf);
   // A small integer in the low bits of kIntegers is that much above it.
   const Bits biased = (shifted >> K::kMantissa) + BitCast<Bits>(V{} + K::kIntegers);
   const V k = BitCast<V>(biased) - (K::kIntegers + (K::kOne >> K::kMantissa));
-  const V lost = (x < V{} + 1 ? x - (u - 1) : 1 - (u - x)) / u;
   const V mantissa = BitCast<V>((shifted & K::kMantissaBits) + K::kSqrtHalf) - 1;
   const V f = k == V{} ? x : mantissa;
-  const V low = k == V{} ? V{} : lost;
+  const V of_sum = x < V{} + 1 ? x - (u - 1) : 1 - (u - x);
+  const V low = (rounded.lost + (k == V{} ? V{} : of_sum)) / u;
   const V s = f / (2 + f);
   const V half_square = 0.5f * f * f;
   const V tail = s * (half_square + K::Polynomial(s * s)) + (k * K::kLn2Low + low);

@@ -59,10 +59,9 @@ SCE_HD Acc LogSumExp(const RowSoftmax<Acc>& softmax) {
 // max - max is 0, but nan for +inf and for a row of -inf alone, whose softmax does not exist.
 template <class Acc>
 SCE_HD RowSoftmax<Acc> Finish(Acc max, Rounded<Acc> sum_minus_one) {
-  const Acc checked = sum_minus_one.value + (max - max);
-  const Acc sum = 1 + checked;
-  const Rounded<Acc> log_sum = Log1pNonNegative(checked);
-  return {max, checked, sum, log_sum.value, log_sum.lost + sum_minus_one.lost / sum};
+  sum_minus_one.value += max - max;
+  const Rounded<Acc> log_sum = Log1pNonNegative(sum_minus_one);
+  return {max, sum_minus_one.value, 1 + sum_minus_one.value, log_sum.value, log_sum.lost};
 }
 
 template <class Acc>

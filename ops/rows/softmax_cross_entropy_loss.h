@@ -57,9 +57,8 @@ template <class Acc>
 SCE_HD Acc TargetGradient(RowSoftmax<Acc> softmax, Target<Acc> target, Acc dense_total, Acc k) {
   const Acc e = ExpNonPositive(target.logit - softmax.max);
   const Acc others = target.logit == softmax.max ? softmax.sum_minus_one : softmax.sum - e;
-  const Acc from_target = target.coefficient * -(others / softmax.sum);
-  const Acc from_dense = dense_total * (e / softmax.sum) - target.dense_coefficient;
-  return k * (from_target + from_dense);
+  const Acc of_sum = dense_total * e - target.coefficient * others;
+  return k * (of_sum / softmax.sum - target.dense_coefficient);
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

@@ -65,11 +65,11 @@ void CheckLog1p() {
   const auto truth_of = [](Acc x) { return std::log1p(static_cast<long double>(x)); };
   const auto error = [&](Acc x) {
     const long double truth = truth_of(x);
-    return std::fabs(static_cast<long double>(Log1pNonNegative(x).value) - truth) /
+    return std::fabs(static_cast<long double>(Log1pNonNegative(Rounded<Acc>{x, 0}).value) - truth) /
            UlpOf<Acc>(truth);
   };
   const auto error_with_lost = [&](Acc x) {
-    const Rounded<Acc> log = Log1pNonNegative(x);
+    const Rounded<Acc> log = Log1pNonNegative(Rounded<Acc>{x, 0});
     const long double truth = truth_of(x);
     const long double sum = static_cast<long double>(log.value) + log.lost;
     return std::fabs(sum - truth) / UlpOf<Acc>(std::min(truth, 0.25L));

@@ -26,6 +26,7 @@ struct LongRows {
   Writer<T> writer;
   int64_t position = 0;
   RowSum<Acc> row = {};
+  bool masked = false;  // whether the row has infinite gaps, as far as it is known
   Acc kept_reference[kKept / kRowBlock];
   alignas(64) Acc kept[kKept];
   alignas(64) Acc capped[kRowBlock];
@@ -54,14 +55,16 @@ struct LongRows {
 
   template <class X>
   BlockSums<Acc> SumOf(const X* x, int64_t first, int64_t n) {
-    const auto sum = [&](bool masked) {
+    const auto sum = [&] {
       return WithCoefficients(problem, position, first, masked, [&](const auto& coefficients) {
         return keeps(first) ? SumBlock<true>(x, n, row.reference, coefficients, kept + first)
                             : SumBlock<false>(x, n, row.reference, coefficients, kept);
       });
     };
-    const BlockSums<Acc> sums = sum(false);
-    return sums.gap == sums.gap ? sums : sum(true);
+    const BlockSums<Acc> sums = sum();
+    if (sums.gap == sums.gap || masked) return sums;
+    masked = true;
+    return sum();
   }
 
   // A guess at the maximum, from a few elements that are not neighbours.
@@ -113,6 +116,7 @@ struct LongRows {
   RowSoftmax<Acc> SummariseFrom(Acc reference) {
     row = {};
     row.reference = reference;
+    masked = false;
     for (int64_t first = 0; first < classes(); first += kRowBlock) {
       const int64_t n = part(first);
       WithLogits(first, n, [&](const auto* x) { AddBlock(x, first, n); });

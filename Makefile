@@ -54,8 +54,8 @@ help:
 	@echo "make cuda-compile"
 	@echo "             build the library with CUDA kernels for all GPUs, where nvcc is"
 	@echo "make test-gpu, make bench-gpu"
-	@echo "             test and time the CUDA kernels; need a GPU and an environment with torch,"
-	@echo "             onnxruntime-gpu and the library built with CUDA: GPU_PYTHON=.../python"
+	@echo "             build for this machine's GPU, then test and time the CUDA kernels; need torch"
+	@echo "             and pytest in GPU_PYTHON=.../python"
 	@echo "make setup   what demo and test need: environments, build, install"
 	@echo "make bench   time the losses; writes docs/benchmarks.md and its pictures"
 	@echo "make bench-training"
@@ -117,30 +117,23 @@ $(SANITIZERS:%=test-sanitizer-%): test-sanitizer-%:
 	  { cat build/sanitizer-$*/ctest.log; exit 1; }
 	@grep "tests passed" build/sanitizer-$*/ctest.log
 
-# With what ptxas says of each kernel, which nothing but a fresh build tells of all.
+# With what ptxas says of each kernel, which nothing but a fresh build tells of all. CUDA's
+# disassembler is a package of its own; without it the SASS goes unread.
 cuda-compile: | $(VENV)/.made
 	@if ! command -v nvcc >/dev/null; then echo "nvcc not found: the CUDA kernels stay uncompiled"; \
 	else echo "Compiling the CUDA kernels" && rm -rf build/cuda && mkdir -p build/cuda && \
 	  PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/cuda -G Ninja -DONNXLOSS_CUDA=ON \
 	    -DCMAKE_CUDA_FLAGS="-Xptxas -v" >build/cuda/configure.log && \
-	  { cmake --build build/cuda >build/cuda/build.log 2>&1 || { cat build/cuda/build.log; exit 1; }; } && \
+	  { cmake --build build/cuda --parallel $$(nproc) >build/cuda/build.log 2>&1 || { cat build/cuda/build.log; exit 1; }; } && \
+	  { $(PIP) install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm 2>/dev/null || true; } && \
 	  $(BIN)/python tools/check_cuda_build.py build/cuda/build.log build/cuda/libonnxloss.so; fi
 
-# The GPU's machine has its own environment: torch, onnxruntime-gpu, and onnxloss installed with
-# `pip install . -C cmake.define.ONNXLOSS_CUDA=ON`.
-GPU_PYTHON ?= python3
-test-gpu: export ONNXLOSS_CUDA_MACHINE := gpu
+# The GPU's machine has its own environment, and perhaps no network: see tools/gpu.sh.
 test-gpu:
-	@$(GPU_PYTHON) -m bench.bench_cuda --device
-	@$(GPU_PYTHON) -m pytest tests/test_cuda_losses.py tests/test_cuda_paths.py \
-	  tests/test_cuda_sampled.py
-	@ONNXLOSS_PROVIDER=CUDAExecutionProvider $(GPU_PYTHON) -m pytest tests/test_losses.py -k library
-	@for tool in memcheck racecheck initcheck; do echo "compute-sanitizer: $$tool" && \
-	  compute-sanitizer --tool $$tool --error-exitcode 1 $(GPU_PYTHON) -m pytest --quiet \
-	    tests/test_cuda_paths.py -k every_path || exit 1; done
+	@tools/gpu.sh test
 
 bench-gpu:
-	@$(GPU_PYTHON) -m bench.bench_cuda --markdown docs/benchmarks_gpu.md
+	@tools/gpu.sh bench --results build/gpu/results.json --markdown docs/benchmarks_gpu.md
 
 setup: $(VENV)/.installed $(ORT_TRAINING_READY)
 

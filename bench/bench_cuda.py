@@ -1,243 +1,329 @@
 # SPDX-License-Identifier: MIT
-"""Times the CUDA kernels on a GPU beside torch.compile, Liger-Kernel and QuACK.
+"""Times the CUDA kernels on a GPU beside PyTorch, torch.compile, Liger-Kernel and QuACK.
 
-Every implementation is checked on its first rows against float64 before it is timed. Each run
-starts with a flushed L2 cache and is timed by CUDA events; the table has the medians. "of copy" is
-the share of the copy bandwidth, measured in the same run, that a kernel reaches which reads the
-logits once and, with a gradient, writes it once.
+    python -m bench.bench_cuda --minutes 8 --results gpu.json --markdown docs/benchmarks_gpu.md
+
+Every result is compared with float64 before it is timed; one that is wrong is not. Those of one
+shape take turns, each on a cold L2 cache and by CUDA events, and the table has the medians. Beside
+each time stands its share of the copy bandwidth of the same run, were each input read once and each
+output written once. A run that its minutes end keeps what it has in `--results`; the next call with
+the same file goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import datetime
+import gc
 import importlib
 import importlib.metadata
+import json
+import shlex
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import onnxloss
-from tests.cuda_calls import LossCall
+from bench.cuda_losses import (
+    BYTES,
+    IMPLEMENTATIONS,
+    SETTINGS,
+    WORKS,
+    Problem,
+    Run,
+    UnavailableError,
+    Work,
+    fault_of,
+    make_problem,
+)
+from bench.cuda_page import Result, cell, page
+from tests import cuda_on_host
 
-# Rows of real vocabularies: Llama 2, GPT-2 (no multiple of a vector), Llama 3, Qwen 2.5, Gemma; and
-# ImageNet's classes.
-CLASSES = (1000, 32000, 50257, 128256, 151936, 262144)
-ROWS = (512, 8192, 32768)
-DTYPES = ("bfloat16", "float32")
-MOST_BYTES = 20 << 30
-LOSS, BOTH = "loss", "loss + gradient"
-TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}
+# Rows of real vocabularies: Llama 3, Llama 2, GPT-2 (no multiple of a vector), Qwen 2.5, Gemma; and
+# ImageNet's classes. What matters most comes first: time may end.
+CLASSES = (128256, 32000, 50257, 151936, 262144, 1000)
+ROWS = (8192, 2048, 32768, 512)
+MAIN = (8192, 128256)
+MOST_BYTES = 12 << 30  # of the logits: there are up to ten arrays of their size
 PACKAGES = ("onnxloss", "torch", "triton", "liger-kernel", "quack-kernels")
-RUNS, CHECKED_ROWS = 30, 16
+WARM_UPS = 3
 
-Run = Callable[[], tuple[Any, Any]]
-"""Gives the mean loss, and the gradient or None."""
+Clock = Callable[[Run], float]
+"""The seconds of one run."""
 
 
 class NoDeviceError(Exception):
     """There is nothing to measure on."""
 
 
-def load_torch() -> Any:
-    """torch with a GPU."""
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError:
-        raise NoDeviceError("torch is not installed") from None
-    if not torch.cuda.is_available():
-        raise NoDeviceError("no CUDA device")
-    return torch
+class Gpu:
+    """A GPU, as torch has it."""
 
+    device = "cuda"
 
-def ours(torch: Any, logits: Any, labels: Any, work: str) -> Run:
-    """The kernels of the installed library, by device pointers."""
-    library = ctypes.CDLL(onnxloss.library_path())
-    if not hasattr(library, "OnnxLossCudaRun"):
-        raise NoDeviceError("the library was built without CUDA: -C cmake.define.ONNXLOSS_CUDA=ON")
-    library.OnnxLossCudaRun.restype = ctypes.c_char_p
-    library.OnnxLossCudaScratchBytes.restype = ctypes.c_int64
-    loss, dloss = torch.empty((), device="cuda"), torch.ones((), device="cuda")
-    dlogits = torch.empty_like(logits) if work == BOTH else None
-    call = LossCall(
-        type=TYPES[str(logits.dtype).removeprefix("torch.")],
-        label_kind=1,
-        outer=logits.shape[0],
-        classes=logits.shape[1],
-        inner=1,
-        ignore_index=-100,
-        from_logits=1,
-        reduced=1,
-        mean=1,
-        logits=logits.data_ptr(),
-        labels=labels.data_ptr(),
-        dloss=dloss.data_ptr(),
-        loss=loss.data_ptr(),
-        dlogits=None if dlogits is None else dlogits.data_ptr(),
-    )
-    size = library.OnnxLossCudaScratchBytes(ctypes.byref(call))
-    scratch = torch.empty(size, dtype=torch.uint8, device="cuda")
+    def __init__(self) -> None:
+        try:
+            self.torch = importlib.import_module("torch")
+        except ImportError:
+            raise NoDeviceError("torch is not installed") from None
+        if not self.torch.cuda.is_available():
+            raise NoDeviceError("no CUDA device")
+        onnxloss = importlib.import_module("onnxloss")
+        functions = ctypes.CDLL(onnxloss.library_path())
+        if not hasattr(functions, "OnnxLossCudaRun"):
+            raise NoDeviceError("the library was built without CUDA: make bench-gpu builds it")
+        self.functions = cuda_on_host.declared(functions)
+        # As large as hides what the host does to start a run.
+        self._flushed = self.torch.empty(2 << 30, dtype=self.torch.uint8, device="cuda")
 
-    def run() -> tuple[Any, Any]:
-        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-        address = ctypes.c_void_p(scratch.data_ptr())
-        failure = library.OnnxLossCudaRun(ctypes.byref(call), address, stream)
-        if failure is not None:
-            raise RuntimeError(failure.decode())
-        return loss, dlogits
+    def stream(self) -> ctypes.c_void_p:
+        """The stream of torch's kernels."""
+        return ctypes.c_void_p(self.torch.cuda.current_stream().cuda_stream)
 
-    run.keep = dloss  # type: ignore[attr-defined]  # alive as long as the call is
-    return run
-
-
-def with_autograd(torch: Any, logits: Any, work: str, loss_of: Callable[[Any], Any]) -> Run:
-    """A torch loss, with its gradient where that is the work."""
-    own = logits.detach().clone().requires_grad_(work == BOTH)
-
-    def run() -> tuple[Any, Any]:
-        if work == LOSS:
-            with torch.no_grad():
-                return loss_of(own), None
-        own.grad = None
-        loss = loss_of(own)
-        loss.backward()
-        return loss, own.grad
-
-    return run
-
-
-def torch_compile(torch: Any, logits: Any, labels: Any, work: str) -> Run:
-    """torch.compile of the eager loss, in float32 for 16-bit logits as training does it."""
-    function = torch.nn.functional.cross_entropy
-    compiled = torch.compile(lambda x: function(x.float(), labels))
-    return with_autograd(torch, logits, work, compiled)
-
-
-def liger(torch: Any, logits: Any, labels: Any, work: str) -> Run:
-    """Liger-Kernel's Triton loss, which forms the gradient on the way in place of the logits."""
-    module = importlib.import_module("liger_kernel.transformers")
-    loss = module.LigerCrossEntropyLoss()
-    return with_autograd(torch, logits, work, lambda x: loss(x * 1, labels))
-
-
-def quack(torch: Any, logits: Any, labels: Any, work: str) -> Run:
-    """QuACK's loss."""
-    function = importlib.import_module("quack.cross_entropy").cross_entropy
-    return with_autograd(torch, logits, work, lambda x: function(x, labels).mean())
-
-
-PEERS = {"onnxloss": ours, "torch.compile": torch_compile, "Liger": liger, "QuACK": quack}
-
-
-def check(torch: Any, run: Run, logits: Any, labels: Any, work: str) -> None:
-    """Asserts the mean loss and the first rows of the gradient."""
-    loss, gradient = run()
-    torch.cuda.synchronize()
-    losses = [
-        torch.nn.functional.cross_entropy(x.double(), y, reduction="none")
-        for x, y in zip(logits.split(256), labels.split(256), strict=True)
-    ]
-    torch.testing.assert_close(loss.double(), torch.cat(losses).mean(), rtol=5e-3, atol=1e-5)
-    if work == LOSS:
-        return
-    x = logits[:CHECKED_ROWS].double().requires_grad_()
-    torch.nn.functional.cross_entropy(x, labels[:CHECKED_ROWS], reduction="sum").backward()
-    wanted = x.grad / len(labels)
-    worst = (gradient[:CHECKED_ROWS].double() - wanted).abs().max() / wanted.abs().max()
-    assert worst < 1e-2, f"gradient off by {worst:.2g}"
-
-
-def seconds(torch: Any, run: Run, flush: Any) -> float:
-    """The median time of a run on a cold L2 cache."""
-    times = []
-    for turn in range(RUNS + 5):
-        flush.zero_()
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    def seconds(self, run: Run) -> float:
+        """The time of a run on a cold L2 cache."""
+        event = self.torch.cuda.Event
+        begin, end = event(enable_timing=True), event(enable_timing=True)
+        self._flushed.zero_()
         begin.record()
         run()
         end.record()
         end.synchronize()
-        if turn >= 5:
-            times.append(begin.elapsed_time(end) / 1000)
-    return median(times)
+        return begin.elapsed_time(end) / 1000
+
+    def copy_bandwidth(self, repeats: int) -> float:
+        """Bytes per second, read and written, of a copy of 4 GB."""
+        source = self.torch.empty(4 << 30, dtype=self.torch.uint8, device="cuda")
+        target = self.torch.empty_like(source)
+
+        def copy() -> tuple[Any, None]:
+            return target.copy_(source), None
+
+        times, _ = medians({"copy": copy}, self.seconds, repeats)
+        return 2 * source.numel() / times["copy"]
+
+    def release(self) -> None:
+        """Gives back what no one holds."""
+        gc.collect()
+        self.torch.cuda.empty_cache()
+
+    def name(self) -> str:
+        """GPU, driver and CUDA."""
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        try:
+            driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):
+            driver = "unknown"
+        name = self.torch.cuda.get_device_name()
+        return f"{name}, driver {driver.split()[0]}, CUDA {self.torch.version.cuda}"
 
 
-def copy_bandwidth(torch: Any, flush: Any) -> float:
-    """Bytes per second, read and written, of a copy of 4 GB."""
-    source = torch.empty(4 << 30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * source.numel() / seconds(torch, lambda: (target.copy_(source), None), flush)
+class Emulator:
+    """The kernels' host build on tiny shapes: shows that the benchmark runs, and no more."""
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        self.torch = importlib.import_module("torch")
+        self.functions = cuda_on_host.library()
+
+    def stream(self) -> ctypes.c_void_p:
+        """None."""
+        return ctypes.c_void_p(None)
+
+    def seconds(self, run: Run) -> float:
+        """The time of a run on the host."""
+        begin = time.perf_counter()
+        run()
+        return time.perf_counter() - begin
+
+    def copy_bandwidth(self, _repeats: int) -> float:
+        """Any number."""
+        return 1e9
+
+    def release(self) -> None:
+        """Nothing to give back."""
+
+    def name(self) -> str:
+        """What it is not."""
+        return "no GPU: kernels emulated on the CPU, whose times say nothing"
 
 
-def measure(torch: Any, rows: int, classes: int, dtype: str, bandwidth: float, flush: Any) -> str:
-    """The lines of one shape."""
-    torch.manual_seed(classes)
-    logits = 3 * torch.randn(rows, classes, device="cuda").to(getattr(torch, dtype))
-    labels = torch.randint(0, classes, (rows,), device="cuda")
-    lines = []
-    for work in (LOSS, BOTH):
-        moved = logits.numel() * logits.element_size() * (1 if work == LOSS else 2)
-        for name, make in PEERS.items():
+def medians(
+    runs: Mapping[str, Run], clock: Clock, repeats: int
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The median seconds of each, all in turn, after a few that do not count; and what failed."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    faults: dict[str, str] = {}
+    for turn in range(WARM_UPS + repeats):
+        for name in [name for name in runs if name not in faults]:
             try:
-                run = make(torch, logits, labels, work)
-                check(torch, run, logits, labels, work)
-                taken = seconds(torch, run, flush)
-                cells = f"{1000 * taken:.3f} | {moved / taken / bandwidth:.2f}"
-            except (ImportError, AssertionError, RuntimeError) as error:
-                cells = f"{type(error).__name__}: {str(error).splitlines()[0][:60]} | "
-            lines.append(f"| {rows} x {classes} | {dtype} | {work} | {name} | {cells} |")
-            print(lines[-1], flush=True)
-    return "\n".join(lines)
+                taken = clock(runs[name])
+            except Exception as error:  # out of memory, beside the others' arrays
+                faults[name] = text_of(error)
+                continue
+            if turn >= WARM_UPS:
+                times[name].append(taken)
+    done = {name: median(times[name]) for name in runs if name not in faults}
+    return done, faults
 
 
-def versions(torch: Any) -> str:
-    """GPU, driver and packages."""
-    found = [f"{torch.cuda.get_device_name()}", f"CUDA {torch.version.cuda}"]
+def text_of(error: Exception) -> str:
+    """As a cell of a table has it."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:80]}"
+
+
+def prepare(machine: Gpu | Emulator, problem: Problem) -> tuple[dict[str, Run], dict[str, str]]:
+    """The runs that are right, and why the others are not there."""
+    runs, notes = {}, {}
+    for name, make in IMPLEMENTATIONS.items():
+        try:
+            run = make(problem, machine)
+            fault = fault_of(run, problem)
+        except UnavailableError as reason:
+            fault = str(reason)
+        except Exception as error:  # a peer may fail in any way, and is then none
+            fault = text_of(error)
+            machine.release()
+        if fault is None:
+            runs[name] = run
+        else:
+            notes[name] = fault
+    return runs, notes
+
+
+def measure(machine: Gpu | Emulator, work: Work, bandwidth: float, repeats: int) -> list[Result]:
+    """The results of one work."""
+    problem = make_problem(machine.torch, machine.device, work)
+    runs, notes = prepare(machine, problem)
+    times, faults = medians(runs, machine.seconds, repeats)
+    notes |= faults
+    results = []
+    for name in IMPLEMENTATIONS:
+        ms = of_copy = None
+        if name in times:
+            ms = 1000 * times[name]
+            of_copy = work.bytes_moved() / times[name] / bandwidth
+        results.append(
+            Result(
+                **asdict(work),
+                implementation=name,
+                ms=ms,
+                of_copy=of_copy,
+                note=notes.get(name, ""),
+            )
+        )
+    return results
+
+
+def works(options: argparse.Namespace) -> list[Work]:
+    """What is to be measured, in the order of how much it matters."""
+    shapes = [(rows, classes) for rows in options.rows for classes in options.classes]
+    main = MAIN if MAIN in shapes else shapes[0]
+
+    def all_of(shape: tuple[int, int], dtype: str, setting: str) -> list[Work]:
+        fits = shape[0] * shape[1] * BYTES[dtype] <= MOST_BYTES
+        return [Work(*shape, dtype, setting, work) for work in WORKS if fits]
+
+    dtype, *others = options.dtypes
+    wanted = all_of(main, dtype, "plain")
+    for setting in options.settings:
+        wanted += all_of(main, dtype, setting)
+    for each in (dtype, *others):
+        for shape in shapes:
+            wanted += all_of(shape, each, "plain")
+    return list(dict.fromkeys(wanted))
+
+
+def head(machine: Gpu | Emulator, bandwidth: float, arguments: list[str]) -> str:
+    """What the numbers of one call depend on."""
+    versions = []
     for package in PACKAGES:
         try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
+            versions.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
-            found.append(f"{package} not installed")
-    return ", ".join(found)
+            versions.append(f"{package} not installed")
+    day = datetime.datetime.now(datetime.timezone.utc).date()
+    command = shlex.join(["python", "-m", "bench.bench_cuda", *arguments])
+    return (
+        f"{day}: {machine.name()}; {', '.join(versions)}; copy bandwidth "
+        f"{bandwidth / 1e12:.2f} TB/s. `{command}`"
+    )
 
 
-def main() -> int:
-    """Measures, or says why not."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="bench_cuda", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=8, help="begin nothing new after so many")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--classes", type=int, nargs="+", default=CLASSES)
+    parser.add_argument("--dtypes", nargs="+", default=tuple(BYTES), choices=tuple(BYTES))
+    parser.add_argument("--settings", nargs="+", default=SETTINGS, choices=SETTINGS)
+    parser.add_argument("--results", type=Path, help="keep results here, and go on from them")
+    parser.add_argument("--markdown", type=Path, help="write the page here")
     parser.add_argument("--device", action="store_true", help="say what there is, and stop")
-    parser.add_argument("--markdown", type=Path, help="write the table here")
-    options = parser.parse_args()
+    parser.add_argument("--emulate", action="store_true", help="run without a GPU, for the tests")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Measures, or says why not; 1 where onnxloss itself has no right result."""
+    end = time.monotonic()
+    options = parse(arguments)
+    end += 60 * options.minutes
     try:
-        torch = load_torch()
+        machine = Emulator() if options.emulate else Gpu()
     except NoDeviceError as reason:
         print(f"bench_cuda: {reason}", file=sys.stderr)
         return 1
-    print(versions(torch))
     if options.device:
+        print(machine.name())
         return 0
-    flush = torch.empty(512 << 20, dtype=torch.uint8, device="cuda")
-    bandwidth = copy_bandwidth(torch, flush)
-    print(f"copy bandwidth {bandwidth / 1e12:.2f} TB/s")
-    head = (
-        "| rows x classes | dtype | work | implementation | ms | of copy |\n" + "| --- " * 6 + "|"
-    )
-    parts = [
-        measure(torch, rows, classes, dtype, bandwidth, flush)
-        for classes in CLASSES
-        for rows in ROWS
-        for dtype in DTYPES
-        if rows * classes * 4 <= MOST_BYTES
-    ]
-    if options.markdown is not None:
-        text = (
-            "# Benchmarks on a GPU\n\n`make bench-gpu` wrote this page.\n\n"
-            f"{versions(torch)}; copy bandwidth {bandwidth / 1e12:.2f} TB/s.\n\n"
+    bandwidth = machine.copy_bandwidth(options.repeats)
+    kept: dict[str, Any] = {"heads": [], "results": []}
+    if options.results is not None and options.results.exists():
+        kept = json.loads(options.results.read_text())
+    heads = [*kept["heads"], head(machine, bandwidth, arguments)]
+    print(heads[-1], flush=True)
+    results = {found.key(): found for found in (Result(**row) for row in kept["results"])}
+    left = []
+    for work in works(options):
+        key = (work.rows, work.classes, work.dtype, work.setting, work.work)
+        if any(done[:5] == key for done in results):
+            continue
+        if time.monotonic() > end:
+            left.append(work)
+            continue
+        for result in measure(machine, work, bandwidth, options.repeats):
+            results[result.key()] = result
+            print(*key, f"{result.implementation}: {cell(result)}", sep=", ", flush=True)
+        machine.release()
+        write(options, results, heads)
+    write(options, results, heads)
+    if left:
+        print(
+            f"{len(left)} of {len(works(options))} left when the {options.minutes:g} minutes ended"
         )
-        options.markdown.write_text(text + "\n".join([head, *parts]) + "\n")
-    return 0
+    own = [result for result in results.values() if result.implementation == "onnxloss"]
+    return int(any(result.ms is None for result in own))
+
+
+def write(
+    options: argparse.Namespace, results: Mapping[tuple[Any, ...], Result], heads: list[str]
+) -> None:
+    """Keeps what there is."""
+    if options.results is not None:
+        rows = [asdict(result) for result in results.values()]
+        options.results.write_text(json.dumps({"heads": heads, "results": rows}, indent=1))
+    if options.markdown is not None:
+        options.markdown.write_text(page(results, heads))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from tests import cuda_on_host
+from tests import cuda_on_gpu, cuda_on_host
 from tests.cases import Case
 from tests.models import element_type, raw_arrays, stash_dtype
 
@@ -33,7 +32,10 @@ _SAMPLED_INTEGERS = (
     "type label_kind rows classes num_true num_samples own_samples remove_accidental_hits reduced "
     "mean"
 )
-_SAMPLED_POINTERS = "logits labels samples probabilities dloss loss lse dlogits"
+_SAMPLED_POINTERS = (
+    "logits labels samples probabilities dloss loss lse dlogits drawn_samples drawn_probabilities "
+    "host_samples"
+)
 
 
 class LossCall(ctypes.Structure):
@@ -55,17 +57,14 @@ class SampledCall(ctypes.Structure):
         *((name, ctypes.c_int64) for name in _SAMPLED_INTEGERS.split()),
         *((name, ctypes.c_double) for name in ("z_loss", "softcap")),
         *((name, ctypes.c_void_p) for name in _SAMPLED_POINTERS.split()),
+        *((name, ctypes.c_int64) for name in ("num_tries", "host_samples_last")),
     ]
 
 
 @cache
 def machine() -> Any:
-    """What runs the kernels: "host", or "gpu" where ONNXLOSS_CUDA_MACHINE says so."""
-    if os.environ.get("ONNXLOSS_CUDA_MACHINE", "host") == "host":
-        return cuda_on_host.Host()
-    from tests.cuda_on_gpu import Gpu
-
-    return Gpu()
+    """What runs the kernels: the host, or a GPU where `make test-gpu` asks for it."""
+    return cuda_on_gpu.gpu() if cuda_on_gpu.WANTED else cuda_on_host.Host()
 
 
 class Guarded:
@@ -149,6 +148,46 @@ def run(
         "dlabels": np.empty(logits.shape, logits.dtype),
     }
     return run_call(call, given, {name: forms[name] for name in outputs}, architecture, shift)
+
+
+def run_sampled(
+    attributes: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    outputs: Collection[str] = OUTPUTS,
+    num_tries: int = 0,
+) -> dict[str, np.ndarray]:
+    """The same of the sampled softmax; its samples are given, or drawn in `num_tries`."""
+    logits, labels, samples = arrays["logits"], arrays["labels"], arrays["samples"]
+    reduction = attributes["reduction"]
+    call = SampledCall(
+        type=element_type(logits.dtype),
+        label_kind=LABEL_KINDS[labels.dtype.name],
+        rows=logits.shape[0],
+        classes=logits.shape[1],
+        num_true=labels.shape[1],
+        num_samples=samples.shape[-1],
+        own_samples=samples.ndim == 2,
+        remove_accidental_hits=attributes["remove_accidental_hits"],
+        reduced=reduction != "none",
+        mean=reduction == "mean",
+        z_loss=attributes.get("z_loss", 0.0),
+        softcap=attributes.get("logit_softcap", 0.0),
+    )
+    stash = arrays["probabilities"].dtype
+    rows = logits.shape[:1]
+    forms = {
+        "loss": np.empty(() if call.reduced else rows, stash),
+        "lse": np.empty(rows, stash),
+        "dlogits": np.empty(logits.shape, logits.dtype),
+        "drawn_samples": np.empty_like(samples),
+        "drawn_probabilities": np.empty_like(arrays["probabilities"]),
+    }
+    given = dict(arrays)
+    if num_tries:
+        del given["samples"], given["probabilities"]
+        call.host_samples, call.num_tries = samples.ctypes.data, num_tries
+    return run_call(call, given, {name: forms[name] for name in outputs})
 
 
 def run_call(

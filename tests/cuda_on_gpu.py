@@ -4,27 +4,31 @@
 from __future__ import annotations
 
 import ctypes
+import os
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 
 import onnxloss
+from tests.cuda_on_host import declared
+
+WANTED = os.environ.get("ONNXLOSS_CUDA_MACHINE", "host") == "gpu"
+"""`make test-gpu` says so."""
 
 
 class Gpu:
     """Memory of the GPU, and the kernels over it."""
 
-    def __init__(self) -> None:
-        self.torch = pytest.importorskip("torch", reason="torch holds the GPU's memory")
-        if not self.torch.cuda.is_available():
-            pytest.skip("no CUDA device")
-        self.library = ctypes.CDLL(onnxloss.library_path())
-        if not hasattr(self.library, "OnnxLossCudaRun"):
-            pytest.fail("the library was built without CUDA: ONNXLOSS_CUDA=ON make test-gpu")
-        for prefix in ("", "Sampled"):
-            getattr(self.library, f"OnnxLossCudaRun{prefix}").restype = ctypes.c_char_p
-            getattr(self.library, f"OnnxLossCuda{prefix}ScratchBytes").restype = ctypes.c_int64
+    device = "cuda"
+
+    def __init__(self, torch: Any) -> None:
+        self.torch = torch
+        self.functions = ctypes.CDLL(onnxloss.library_path())
+        if not hasattr(self.functions, "OnnxLossCudaRun"):
+            pytest.fail("the library was built without CUDA; make test-gpu builds it")
+        declared(self.functions)
 
     def upload(self, image: np.ndarray) -> tuple[Any, int]:
         """A copy of the bytes on a boundary of 256, and its address."""
@@ -36,14 +40,26 @@ class Gpu:
         """The bytes as they are now."""
         return memory.cpu().numpy()
 
+    def stream(self) -> ctypes.c_void_p:
+        """The stream of torch's kernels."""
+        return ctypes.c_void_p(self.torch.cuda.current_stream().cuda_stream)
+
     def scratch_bytes(self, call: ctypes.Structure) -> int:
         """What `run` needs."""
-        return getattr(self.library, f"OnnxLossCuda{call.prefix}ScratchBytes")(ctypes.byref(call))
+        return getattr(self.functions, f"OnnxLossCuda{call.prefix}ScratchBytes")(ctypes.byref(call))
 
     def run(self, call: ctypes.Structure, scratch: int, _architecture: int = 0) -> str | None:
         """Runs the call on torch's stream and waits; None, or what went wrong."""
-        stream = ctypes.c_void_p(self.torch.cuda.current_stream().cuda_stream)
-        run = getattr(self.library, f"OnnxLossCudaRun{call.prefix}")
-        failure = run(ctypes.byref(call), ctypes.c_void_p(scratch), stream)
+        run = getattr(self.functions, f"OnnxLossCudaRun{call.prefix}")
+        failure = run(ctypes.byref(call), ctypes.c_void_p(scratch), self.stream())
         self.torch.cuda.synchronize()
         return None if failure is None else failure.decode()
+
+
+@cache
+def gpu() -> Gpu:
+    """The GPU; a test that asks for it is skipped where there is none."""
+    torch = pytest.importorskip("torch", reason="no CUDA device") if WANTED else None
+    if torch is None or not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return Gpu(torch)

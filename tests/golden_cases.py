@@ -18,11 +18,13 @@ import pytest
 import onnxloss
 from tests import reference
 from tests.cases import HARD, SOFT
-from tests.runtime import WAYS, dtype_of, run_model
+from tests.cuda_models import EVERY_WAY, run_way
+from tests.runtime import WAYS, dtype_of
 
 _FOLDER = Path(__file__).parent / "golden"
 
 ways = pytest.mark.parametrize("way", WAYS)
+every_way = pytest.mark.parametrize("way", EVERY_WAY)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def run(
     # Where there is no upstream gradient it is of no interest, but an input.
     loss = case.arrays.get("loss", np.zeros(()))
     feeds["dloss"] = case.arrays.get("dloss", np.ones(loss.shape, dtype_of(model, "dloss")))
-    return run_model(model, feeds, library=way == "library")
+    return run_way(model, feeds, way)
 
 
 def assert_matches(

@@ -23,7 +23,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [compiler, flag, str(probe), "-o", str(folder / "probe")]
     if subprocess.run(command, capture_output=True, check=False).returncode != 0:
         pytest.skip("the compiler has no thread sanitizer")
-    objects = cuda_on_host.build(folder, flag, "-g", main="cuda_races.cc")
+    objects = cuda_on_host.build(folder, flag, "-g", main="cuda_races.cc", glue=False)
     subprocess.run([compiler, flag, *objects, "-o", str(folder / "races")], check=True)
     return folder / "races"
 

@@ -8,34 +8,14 @@ import pytest
 
 from tests import cuda_calls
 from tests.cases import DTYPES
-from tests.models import element_type
-from tests.sampled import truth
+from tests.sampled import expected_count, inputs_of, truth
 from tests.test_sampled import SHAPES, arrays_of
 from tests.tolerance import assert_kernel_alone
 
 
 def run(arrays: dict[str, np.ndarray], *, remove: bool, reduction: str) -> dict[str, np.ndarray]:
-    logits, labels, samples = arrays["logits"], arrays["labels"], arrays["samples"]
-    call = cuda_calls.SampledCall(
-        type=element_type(logits.dtype),
-        label_kind=cuda_calls.LABEL_KINDS[labels.dtype.name],
-        rows=logits.shape[0],
-        classes=logits.shape[1],
-        num_true=labels.shape[1],
-        num_samples=samples.shape[-1],
-        own_samples=samples.ndim == 2,
-        remove_accidental_hits=remove,
-        reduced=reduction != "none",
-        mean=reduction == "mean",
-    )
-    stash = arrays["probabilities"].dtype
-    rows = logits.shape[:1]
-    forms = {
-        "loss": np.empty(() if call.reduced else rows, stash),
-        "lse": np.empty(rows, stash),
-        "dlogits": np.empty(logits.shape, logits.dtype),
-    }
-    return cuda_calls.run_call(call, arrays, forms)
+    attributes = {"remove_accidental_hits": remove, "reduction": reduction}
+    return cuda_calls.run_sampled(attributes, arrays)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -56,6 +36,27 @@ def test_mean() -> None:
     outputs = run(arrays, remove=True, reduction="mean")
     np.testing.assert_allclose(outputs["loss"], wanted["loss"].mean(), rtol=1e-13)
     np.testing.assert_allclose(outputs["dlogits"], wanted["dlogits"], rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("repeats", [0, 5])
+def test_drawn_samples_and_their_expected_counts(repeats: int, dtype: str) -> None:
+    """From the host's memory; more rows than a block of the counts has."""
+    arrays = inputs_of(70, 500, 2, 300, dtype)
+    samples = arrays["samples"]
+    outputs = cuda_calls.run_sampled(
+        {"remove_accidental_hits": True, "reduction": "none"},
+        arrays,
+        outputs=("loss", "dlogits", "drawn_samples", "drawn_probabilities"),
+        num_tries=300 + repeats,
+    )
+    counts = np.array([expected_count(v, 500, 300, 300 + repeats) for v in range(500)])
+    columns = np.concatenate([arrays["labels"], np.tile(samples, (70, 1))], axis=1)
+    np.testing.assert_array_equal(outputs["drawn_samples"], samples)
+    assert_kernel_alone(outputs["drawn_probabilities"], counts[columns], "drawn_probabilities")
+    wanted = truth(**{**arrays, "probabilities": outputs["drawn_probabilities"]})
+    for port in ("loss", "dlogits"):
+        assert_kernel_alone(outputs[port], wanted[port], port)
 
 
 @pytest.mark.parametrize("port", ["labels", "samples"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""PyTorch's own numbers against the exported models, through from_torch, three ways."""
+"""PyTorch's own numbers against the exported models, through from_torch, in every way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import onnxloss
 from tests import golden_cases as golden
 from tests.cases import SOFT
-from tests.golden_cases import ways
+from tests.golden_cases import every_way, ways
 from tests.runtime import RUNTIME_ERRORS
 
 CASES = golden.load("torch")
@@ -49,13 +49,13 @@ def run_case(case: golden.GoldenCase, way: str) -> dict[str, np.ndarray]:
     return golden.run(case, exported(case.id, inline=way == "inlined"), way)
 
 
-@ways
+@every_way
 @of_kind("match")
 def test_matches(case: golden.GoldenCase, way: str) -> None:
     golden.assert_matches(run_case(case, way), case)
 
 
-@ways
+@every_way
 @of_kind("named difference")
 def test_named_difference(case: golden.GoldenCase, way: str) -> None:
     """The framework's number is an artefact of its kernel; ours is the formula's."""

@@ -14,7 +14,7 @@ import onnxloss
 from tests import golden_cases as golden
 from tests import reference
 from tests.cases import SOFT
-from tests.golden_cases import ways
+from tests.golden_cases import every_way, ways
 from tests.runtime import RUNTIME_ERRORS
 
 CASES = golden.load("paddle")
@@ -63,14 +63,14 @@ def run_case(case: golden.GoldenCase, way: str) -> dict[str, np.ndarray]:
     return golden.run(case, exported(case.id, inline=way == "inlined"), way)
 
 
-@ways
+@every_way
 @of_kind("match")
 @negative_smoothing_warns
 def test_matches(case: golden.GoldenCase, way: str) -> None:
     golden.assert_matches(run_case(case, way), case)
 
 
-@ways
+@every_way
 @of_kind("named difference")
 def test_named_difference(case: golden.GoldenCase, way: str) -> None:
     """Paddle's number is that of its kernel; ours is the formula's."""

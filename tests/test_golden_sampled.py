@@ -13,7 +13,8 @@ from onnx import helper
 import onnxloss
 from onnxloss.sampled import PADDLE_SAMPLED, SETTINGS, TF_SAMPLED
 from tests import golden_cases as golden
-from tests.golden_cases import ways
+from tests.cuda_models import run_way
+from tests.golden_cases import every_way, ways
 from tests.runtime import run_model
 
 GOLDEN = golden.load("sampled")
@@ -60,7 +61,7 @@ def assert_golden(case: golden.GoldenCase, outputs: dict[str, np.ndarray]) -> No
         golden.assert_close(by_inputs, case.arrays["dinputs"], case)
 
 
-@ways
+@every_way
 @every_case
 def test_matches_the_framework(case: golden.GoldenCase, way: str) -> None:
     model = onnxloss.export(
@@ -73,7 +74,7 @@ def test_matches_the_framework(case: golden.GoldenCase, way: str) -> None:
     names = [value.name for value in model.graph.input]
     assert names == ["logits", "labels", "dloss", "samples", "probabilities"]
     feeds = {**feeds_of(case), **given_samples(case)}
-    assert_golden(case, run_model(model, feeds, library=way == "library"))
+    assert_golden(case, run_way(model, feeds, way))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""TensorFlow's, Keras's and ai.onnx's own numbers against the exported models, three ways."""
+"""TensorFlow's, Keras's and ai.onnx's own numbers against the exported models, in every way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import onnxloss
 from tests import golden_cases as golden
 from tests import reference
-from tests.golden_cases import ways
+from tests.golden_cases import every_way, ways
 from tests.runtime import RUNTIME_ERRORS
 
 CASES = (*golden.load("tf"), *golden.load("onnx"))
@@ -61,7 +61,7 @@ def run_case(case: golden.GoldenCase, way: str) -> dict[str, np.ndarray]:
     return golden.run(case, exported(case.id, inline=way == "inlined"), way, **more)
 
 
-@ways
+@every_way
 @of_kind("match")
 def test_matches(case: golden.GoldenCase, way: str) -> None:
     outputs = run_case(case, way)
@@ -71,7 +71,7 @@ def test_matches(case: golden.GoldenCase, way: str) -> None:
     golden.assert_matches(outputs, case, names)
 
 
-@ways
+@every_way
 @of_kind("named difference")
 def test_named_difference(case: golden.GoldenCase, way: str) -> None:
     """The framework's number is an artefact; ours is the formula's."""

@@ -1,51 +1,195 @@
 # SPDX-License-Identifier: MIT
-"""Reads what ptxas reported of a build of the CUDA kernels, and fails where a hot kernel spills.
+"""Reads what ptxas reported of a build of the CUDA kernels, and what it made: their SASS.
 
     python tools/check_cuda_build.py build.log libonnxloss.so
 
-`make cuda-compile` calls it. A spill moves registers to memory in the middle of a row.
+`make cuda-compile` calls it. It fails where a hot kernel needs more than registers: a spill moves a
+row to memory and back. The SASS shows what the sources leave open: that rows move 16 bytes at a
+time, each as often as it must, and that ops/cuda/device.h leaves no call behind. For that it needs
+cuobjdump and nvdisasm, which are also on PyPI: nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
-from collections import defaultdict
+import sysconfig
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
-# Bytes that a thread may spill. The rows of index labels without smoothing are what language
-# models train with; dense coefficients take more registers, and the widest residence has no more.
-HOT = re.compile(r"(Resident|Streamed)Rows<.*SoftmaxCrossEntropyLossRow<(float|double), false>")
-MOST_HOT, MOST_OTHER = 16, 256
 MOST_LIBRARY_BYTES = 15_000_000
 
+# Stack bytes of a thread. A row of probabilities in the widest residence is 64 of a thread's 128
+# registers, twice: with its logits.
+MOST_OTHER = 160
+# Subroutines of CUDA's own division, for operands that its short path leaves out: a row divides a
+# few times, its elements never.
+MOST_CALLS = 16
+
+_PLAN = Path(__file__).parents[1] / "ops" / "cuda" / "plan.h"
+_STREAMED_VECTORS = 4  # of a thread at a time
 _KERNEL = re.compile(
     r"Compiling entry function '(?P<name>\S+)' for '(?P<target>\w+)'"
-    r".*?(?P<spilled>\d+) bytes spill stores.*?Used (?P<registers>\d+) registers",
+    r".*?(?P<stack>\d+) bytes stack frame, \d+ bytes spill stores"
+    r".*?Used (?P<registers>\d+) registers",
     re.DOTALL,
 )
+_HOT = re.compile(
+    r"(Resident|Streamed)Rows<\w+, (SoftmaxCrossEntropyLossRow<\w+, \w+>"
+    r"|SoftLabelCrossEntropyLossRow<\w+>), \D*(\d)>"
+)
+_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)")
+
+
+class Rows(NamedTuple):
+    """A kernel whose rows are to stay in registers."""
+
+    kind: str
+    has_probabilities: bool
+    vectors: int
+
+    def loads(self) -> int:
+        """16-byte loads in its code: of each row's, once, or where it is streamed twice."""
+        passes = 2 if self.kind == "Streamed" else 1
+        return self.vectors * passes * (1 + self.has_probabilities)
+
+    def stores(self) -> int:
+        """16-byte stores in its code: the gradient's; and of a row that does not count, zeros."""
+        constants = self.vectors if self.kind == "Resident" else 1
+        return self.vectors + (0 if self.has_probabilities else constants)
+
+
+def short_name(name: str) -> str:
+    """A demangled name without what all have."""
+    return name.replace("onnxloss::cuda::", "").removeprefix("void ").split("(Arguments)")[0]
+
+
+@cache
+def hot_rows(name: str) -> Rows | None:
+    """What a hot kernel is by its short name; None for the others.
+
+    Those with a softcap compute more than they move; the widest residence of probabilities spills.
+    """
+    found = _HOT.match(name)
+    if found is None:
+        return None
+    kind, row, number = found[1], found[2], int(found[3])
+    soft = row.startswith("SoftLabel")
+    if kind == "Streamed":
+        return None if number else Rows(kind, soft, _STREAMED_VECTORS)
+    table = re.findall(r"\{(\d+), (\d+), (\d+), (\d+)\}", _PLAN.read_text())
+    if soft and number == len(table) - 1:
+        return None
+    return Rows(kind, soft, int(table[number][1]))
+
+
+def demangled(names: list[str]) -> list[str]:
+    """The short name of each."""
+    text = subprocess.run(
+        ["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True
+    ).stdout
+    return [short_name(name) for name in text.splitlines()]
+
+
+def check_registers(log: str) -> tuple[list[str], list[str]]:
+    """Targets and faults, by ptxas's report."""
+    kernels = list(_KERNEL.finditer(log))
+    faults = [] if kernels else ["the log has no report of ptxas"]
+    stacks = defaultdict(list)
+    for kernel, name in zip(kernels, demangled([k["name"] for k in kernels]), strict=True):
+        stack, most = int(kernel["stack"]), 0 if hot_rows(name) else MOST_OTHER
+        stacks[kernel["target"]].append((stack, hot_rows(name) is not None))
+        if stack > most:
+            faults.append(
+                f"{kernel['target']}: {name} has a stack of {stack} bytes; at most {most}"
+            )
+    for target, found in sorted(stacks.items()):
+        hot = sum(is_hot for _, is_hot in found)
+        some = sum(stack > 0 for stack, _ in found)
+        print(
+            f"{target}: {len(found)} kernels; {some} use a stack, of {max(found)[0]} bytes at most,"
+            f" {sum(stack > 0 for stack, is_hot in found if is_hot)} of the {hot} hot ones"
+        )
+    return sorted(stacks), faults
+
+
+def find_disassembler() -> dict[str, str] | None:
+    """The environment in which cuobjdump finds nvdisasm; None where they are not."""
+    packages = Path(sysconfig.get_path("purelib")) / "nvidia"
+    path = os.pathsep.join([os.environ["PATH"], *map(str, packages.glob("*/bin"))])
+    if all(shutil.which(tool, path=path) for tool in ("cuobjdump", "nvdisasm")):
+        return {**os.environ, "PATH": path}
+    return None
+
+
+def instructions(library: str, target: str, environment: dict[str, str]) -> Iterator[list[str]]:
+    """Of each kernel its mangled name, and what it executes."""
+    command = ["cuobjdump", "-arch", target, "-sass", library]
+    # By the PATH that is given: Python would look in its own.
+    executable = shutil.which("cuobjdump", path=environment["PATH"])
+    text = subprocess.run(
+        command, executable=executable, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    for kernel in text.split("Function : ")[1:]:
+        name, _, body = kernel.partition("\n")
+        yield [name.strip(), *_INSTRUCTION.findall(body)]
+
+
+def check_instructions(name: str, rows: Rows, found: Counter[str]) -> Iterator[str]:
+    """The faults of a hot kernel."""
+
+    def count(start: str, part: str = "") -> int:
+        return sum(n for op, n in found.items() if op.startswith(start) and part in op)
+
+    if count("LDL") or count("STL"):
+        yield f"{name} uses local memory {count('LDL') + count('STL')} times"
+    subroutines = count("CALL.REL.NOINC")
+    if count("CALL") > subroutines:
+        yield f"{name} calls {count('CALL') - subroutines} functions"
+    if subroutines > MOST_CALLS:
+        yield f"{name} calls subroutines {subroutines} times; at most {MOST_CALLS}"
+    for what, wide, wanted in (
+        ("loads", count("LDG", ".128"), rows.loads()),
+        ("stores", count("STG", ".128"), rows.stores()),
+    ):
+        if wide != wanted:
+            yield f"{name} has {wide} {what} of 16 bytes; expected {wanted}"
+
+
+def check_sass(library: str, targets: list[str]) -> list[str]:
+    """Faults by the SASS of each target."""
+    environment = find_disassembler()
+    if environment is None:
+        print("cuobjdump and nvdisasm not found: the SASS was not looked at")
+        return []
+    faults = []
+    for target in targets:
+        kernels = list(instructions(library, target, environment))
+        names = demangled([kernel[0] for kernel in kernels])
+        checked = 0
+        for name, (_, *executed) in zip(names, kernels, strict=True):
+            rows = hot_rows(name)
+            if rows is None:
+                continue
+            checked += 1
+            own = check_instructions(name, rows, Counter(executed))
+            faults += [f"{target}: {fault}" for fault in own]
+        print(f"{target}: the SASS of {checked} hot kernels of {len(kernels)}")
+        if checked == 0:
+            faults.append(f"{target}: {library} has no hot kernel")
+    return faults
 
 
 def main(log: str, library: str) -> int:
-    """Prints a line for each target, and each fault; 1 where there is any."""
-    kernels = list(_KERNEL.finditer(Path(log).read_text()))
-    names = "\n".join(kernel["name"] for kernel in kernels)
-    demangled = subprocess.run(
-        ["c++filt"], input=names, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    faults = [] if kernels else [f"{log} has no report of ptxas"]
-    per_target = defaultdict(list)
-    for kernel, name in zip(kernels, demangled, strict=True):
-        spilled = int(kernel["spilled"])
-        per_target[kernel["target"]].append(spilled)
-        most = MOST_HOT if HOT.search(name) else MOST_OTHER
-        if spilled > most:
-            short = name.replace("onnxloss::cuda::", "").split("(Arguments)")[0]
-            faults.append(f"{kernel['target']}: {short} spills {spilled} bytes; at most {most}")
-    for target, spills in sorted(per_target.items()):
-        some = sum(spilled > 0 for spilled in spills)
-        print(f"{target}: {len(spills)} kernels, {some} spill, at most {max(spills)} bytes")
+    """Prints what there is of each target, and each fault; 1 where there is any."""
+    targets, faults = check_registers(Path(log).read_text())
+    faults += check_sass(library, targets)
     size = Path(library).stat().st_size
     print(f"{library}: {size / 1e6:.1f} MB")
     if size > MOST_LIBRARY_BYTES:

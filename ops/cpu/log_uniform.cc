@@ -8,6 +8,8 @@
 #include <random>
 #include <stdexcept>
 
+#include "rows/log_uniform.h"
+
 namespace onnxloss {
 namespace {
 
@@ -56,22 +58,14 @@ uint32_t RandomSeed() {
 }  // namespace
 
 LogUniform::LogUniform(int64_t classes)
-    : classes_(classes),
-      log_range_(static_cast<float>(std::log(static_cast<double>(classes + 1)))) {}
-
-double LogUniform::Probability(int64_t value) const {
-  const double v = static_cast<double>(value);
-  return std::log((v + 2) / (v + 1)) / static_cast<double>(log_range_);
-}
+    : classes_(classes), log_range_(generic::LogRange(classes)) {}
 
 double LogUniform::ExpectedCount(int64_t value, int64_t num_samples, int64_t num_tries) const {
-  const double p = Probability(value);
-  if (num_tries == num_samples) return p * static_cast<double>(num_samples);
-  return -std::expm1(static_cast<double>(num_tries) * std::log1p(-p));
+  return generic::ExpectedCount(value, log_range_, num_samples, num_tries);
 }
 
 int64_t LogUniform::Value(double uniform) const {
-  const double exponent = uniform * static_cast<double>(log_range_);
+  const double exponent = uniform * log_range_;
   // The rounded log_range_ can lead to K itself.
   return (static_cast<int64_t>(std::exp(exponent)) - 1) % classes_;
 }

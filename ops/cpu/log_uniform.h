@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The log-uniform distribution over classes that are sorted by falling frequency.
+// Draws of the log-uniform distribution, see rows/log_uniform.h.
 #pragma once
 
 #include <cstdint>
@@ -7,14 +7,10 @@
 
 namespace onnxloss {
 
-// p(v) = log((v + 2) / (v + 1)) / log(K + 1), v in [0, K), with the divisor rounded to float:
-// Paddle holds it so, and it takes part in the draws.
 class LogUniform {
  public:
   explicit LogUniform(int64_t classes);
 
-  double Probability(int64_t value) const;
-  // How often `value` is expected among `num_samples` distinct ones that `num_tries` draws gave.
   double ExpectedCount(int64_t value, int64_t num_samples, int64_t num_tries) const;
   // The value that `uniform` in [0, 1) is mapped to.
   int64_t Value(double uniform) const;
@@ -22,7 +18,7 @@ class LogUniform {
 
  private:
   int64_t classes_;
-  float log_range_;
+  double log_range_;
 };
 
 struct Draws {

@@ -12,6 +12,8 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
+
 // Threads of a block and, where the kernel says it, how many blocks must fit a multiprocessor.
 #define ONNXLOSS_KERNEL(...) __global__ void __launch_bounds__(__VA_ARGS__)
 #define ONNXLOSS_DEVICE __device__ __forceinline__
@@ -158,19 +160,35 @@ const char* Launch(void (*kernel)(Arguments), int64_t blocks, int threads, int c
   return TextOf(cudaLaunchKernelEx(&config, kernel, arguments));
 }
 
-// The current device's, as in sm_90.
-inline const char* Architecture(int* architecture) {
+// Within the GPU's memory, or to it from the host's, which is read before this returns, and again
+// whenever a graph runs that captured it.
+inline const char* Copy(void* to, const void* from, int64_t bytes, Stream stream) {
+  return TextOf(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, stream));
+}
+
+inline const char* IsCaptured(Stream stream, bool* captured) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  const cudaError_t error = cudaStreamIsCapturing(stream, &status);
+  *captured = status != cudaStreamCaptureStatusNone;
+  return TextOf(error);
+}
+
+// What the kernels that the current device runs were compiled for, as in sm_90. Where that is PTX
+// for an older chip, they know nothing of clusters, whatever the device has.
+template <class Arguments>
+const char* Architecture(void (*kernel)(Arguments), int* architecture) {
+  constexpr int kMostDevices = 64;
+  static std::atomic<int> known[kMostDevices];  // 0 before the first call
   int device = 0;
-  int major = 0;
-  int minor = 0;
   cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) {
-    error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  }
-  if (error == cudaSuccess) {
-    error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  }
-  *architecture = 10 * major + minor;
+  if (error != cudaSuccess) return TextOf(error);
+  const bool keeps = device < kMostDevices;
+  *architecture = keeps ? known[device].load(std::memory_order_relaxed) : 0;
+  if (*architecture != 0) return nullptr;
+  cudaFuncAttributes attributes = {};
+  error = cudaFuncGetAttributes(&attributes, kernel);
+  *architecture = attributes.ptxVersion;
+  if (keeps && error == cudaSuccess) known[device].store(*architecture, std::memory_order_relaxed);
   return TextOf(error);
 }
 

@@ -15,6 +15,7 @@ using RowKernel = void (*)(Arguments);
 struct KernelTable {
   RowKernel resident[kNumResidences];
   RowKernel streamed;
+  RowKernel streamed_capped;  // where there is a softcap
   RowKernel strided;
   RowKernel probabilities;
   RowKernel label_gradients;  // of probabilities as labels, else null
@@ -32,7 +33,8 @@ const KernelTable& TableFor() {
   static const KernelTable table = {
       {ResidentRows<T, Row, 0>, ResidentRows<T, Row, 1>, ResidentRows<T, Row, 2>,
        ResidentRows<T, Row, 3>, ResidentRows<T, Row, 4>, ResidentRows<T, Row, 5>},
-      StreamedRows<T, Row>,
+      StreamedRows<T, Row, Cap::kNone>,
+      StreamedRows<T, Row, Cap::kSome>,
       StridedRows<T, Row>,
       ProbabilityRows<T, Row>,
       LabelGradientsOf<T, Row>(),

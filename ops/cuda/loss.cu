@@ -72,7 +72,7 @@ class Launcher {
 
   const char* Run() {
     int architecture = 0;
-    queue_.Check(device::Architecture(&architecture));
+    queue_.Check(device::Architecture(KernelsFor(call_).streamed, &architecture));
     Arguments arguments = {};
     arguments.call = call_;
     arguments.known_denominator = KnownDenominator();
@@ -136,7 +136,8 @@ class Launcher {
                      arguments);
         break;
       case Path::kStreamed:
-        queue_.Start(kernels.streamed, plan.blocks, plan.threads, 1, arguments);
+        queue_.Start(call_.softcap > 0 ? kernels.streamed_capped : kernels.streamed, plan.blocks,
+                     plan.threads, 1, arguments);
         break;
       case Path::kStrided:
         queue_.Start(kernels.strided, plan.blocks, plan.threads, 1, arguments);

@@ -44,6 +44,19 @@ class Queue {
     }
   }
 
+  // Of what must be done anew each time.
+  void RefuseCapture() {
+    bool captured = false;
+    Check(device::IsCaptured(stream_, &captured));
+    if (captured) Check("seed is 0; expected another in a CUDA graph, which cannot draw anew");
+  }
+
+  // Where there is something to copy, and a place for it.
+  void Copy(void* to, const void* from, int64_t bytes) {
+    if (failure_ != nullptr || to == nullptr || bytes == 0) return;
+    Check(device::Copy(to, from, bytes, stream_));
+  }
+
   // The sum of S `values`.
   void SumTo(const SumTarget& target, const void* values, int64_t count) {
     const int64_t blocks = SumBlocks(count);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What callers ask of the sampled softmax's CUDA kernels, with given samples: as loss.h.
+// What callers ask of the sampled softmax's CUDA kernels: as loss.h.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -28,6 +28,12 @@ struct SampledCall {
   void* loss;                 // S: one number, or [N]; null without loss
   void* lse;                  // S [N], or null
   void* dlogits;              // T [N, K], or null
+  void* drawn_samples;        // int64, a copy of the samples, or null
+  void* drawn_probabilities;  // S, a copy of the probabilities, or null
+  // Where samples and probabilities are null: those that the host drew, and in how many tries.
+  const void* host_samples;  // int64 [num_samples] in the host's memory
+  int64_t num_tries;
+  int64_t host_samples_last;  // for as long as a graph may run; else the call is not for one
 };
 
 // As for LossCall; a label or a sample that is no class makes its row nan.

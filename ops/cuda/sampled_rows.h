@@ -5,6 +5,7 @@
 
 #include "cuda/sampled.h"
 #include "cuda/sums.h"
+#include "rows/log_uniform.h"
 #include "rows/sampled_softmax_cross_entropy_loss.h"
 
 namespace onnxloss::cuda {
@@ -24,6 +25,13 @@ struct SampledArguments {
   void* losses;        // S [N], or null
   double denominator;  // what dloss is divided by
 };
+
+// The label at a place of [N, T].
+ONNXLOSS_DEVICE int64_t LabelAt(const SampledCall& call, int64_t place) {
+  return call.label_kind == static_cast<int64_t>(LabelKind::kIndex64)
+             ? static_cast<const int64_t*>(call.labels)[place]
+             : static_cast<const int32_t*>(call.labels)[place];
+}
 
 ONNXLOSS_DEVICE bool IsBefore(const Sample& a, const Sample& b) {
   return a.value != b.value ? a.value < b.value : a.column < b.column;
@@ -50,10 +58,7 @@ struct SampledRow {
 
   ONNXLOSS_DEVICE int64_t columns() const { return call.num_true + call.num_samples; }
   ONNXLOSS_DEVICE int64_t LabelOf(int64_t t) const {
-    const int64_t place = row * call.num_true + t;
-    return call.label_kind == static_cast<int64_t>(LabelKind::kIndex64)
-               ? static_cast<const int64_t*>(call.labels)[place]
-               : static_cast<const int32_t*>(call.labels)[place];
+    return LabelAt(call, row * call.num_true + t);
   }
   ONNXLOSS_DEVICE int64_t ClassOf(int64_t column) const {
     return column < call.num_true ? LabelOf(column) : sorted[column - call.num_true].value;

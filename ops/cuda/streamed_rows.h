@@ -9,7 +9,7 @@ namespace onnxloss::cuda {
 
 // logits are [outer, C], of any length; one block per row. Four vectors of each thread are on the
 // way at a time.
-template <class T, class Row>
+template <class T, class Row, Cap kCap>
 ONNXLOSS_KERNEL(kStreamedThreads)
 StreamedRows(const Arguments arguments) {
   using Acc = Accumulator<T>;
@@ -24,7 +24,7 @@ StreamedRows(const Arguments arguments) {
                                    problem.call.classes);
   const bool writes = problem.call.dlogits != nullptr;
 
-  Hand<T, Row, int64_t, Cap::kPerhaps, kVectors> hand(problem, row);
+  Hand<T, Row, int64_t, kCap, kVectors> hand(problem, row);
   Summary<Acc> summary;
   if (label.counts || problem.call.lse != nullptr) {
     for (int64_t at = thread; at < row.count(); at += kVectors * kThreads) {

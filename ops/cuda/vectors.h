@@ -113,19 +113,28 @@ template <class T, class Row, class Index, class Acc>
 ONNXLOSS_DEVICE void Coefficients(const Problem<T, Row>& problem, Index classes, Index first,
                                   const Vector<T>& labels, Acc* a) {
   if constexpr (Row::kDense) {
-    const bool weighs = problem.call.class_weights != nullptr;
+    // A branch for the vector, not for each element: without weights their loads would still cost
+    // instructions, and registers, since all vectors' would be made at once.
+    Acc weight[kWidth<T>];
+#pragma unroll
+    for (int j = 0; j < kWidth<T>; ++j) weight[j] = Acc{1};
+    if (problem.call.class_weights != nullptr) {
+#pragma unroll
+      for (int j = 0; j < kWidth<T>; ++j) {
+        const Index c = first + j;
+        if (c >= 0 && c < classes) weight[j] = problem.Weight(c);
+      }
+    }
 #pragma unroll
     for (int j = 0; j < kWidth<T>; ++j) {
       const Index c = first + j;
-      const bool inside = c >= 0 && c < classes;
-      const Acc weight = weighs && inside ? problem.Weight(c) : Acc{1};
       const Acc label = Row::kHasTarget ? Acc{0} : labels.At(j);
-      a[j] = inside ? problem.row.Coefficient(label, weight) : Acc{0};
+      a[j] = c >= 0 && c < classes ? problem.row.Coefficient(label, weight[j]) : Acc{0};
     }
   }
 }
 
-enum class Cap { kNone, kPerhaps };
+enum class Cap { kNone, kSome };
 
 // The vectors of a row that one thread has in hand.
 template <class T, class Row, class Index, Cap kCap, int kVectors>
@@ -223,14 +232,14 @@ struct Hand {
 #pragma unroll
     for (int j = 0; j < kElements; ++j) {
       Acc value = GradientOf<T, Row>(result, Seen(i, j, first), a[j]);
-      if constexpr (kCap == Cap::kPerhaps) value *= problem.CapSlope(logits[i].At(j));
+      if constexpr (kCap == Cap::kSome) value *= problem.CapSlope(logits[i].At(j));
       gradient[j] = value;
     }
     T* own = problem.dlogits() + (row.row - problem.logits());
     StoreVector(own, row.classes, first, gradient);
     if (Row::kHasTarget && label != kNoLabel && row.VectorOf(static_cast<Index>(label)) == vector) {
       Acc value = result.at_target;
-      if constexpr (kCap == Cap::kPerhaps) value *= problem.CapSlope(Wide(row.row[label]));
+      if constexpr (kCap == Cap::kSome) value *= problem.CapSlope(Wide(row.row[label]));
       own[label] = Narrow<T>(value);
     }
   }

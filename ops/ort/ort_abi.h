@@ -24,6 +24,7 @@ struct OrtTensorTypeAndShapeInfo;
 struct OrtShapeInferContext;
 struct OrtCustomOp;
 struct OrtAllocator;
+struct OrtMemoryInfo;
 
 enum OrtErrorCode : int { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };
 enum ONNXTensorElementDataType : int {
@@ -62,10 +63,11 @@ struct OrtApi {
   // Slot 65.
   OrtStatus* (*GetTensorTypeAndShape)(const OrtValue* value, OrtTensorTypeAndShapeInfo** out);
   void* unused_66[9];
-  // Slots 75 and 76.
+  // Slots 75 to 77.
   OrtStatus* (*AllocatorAlloc)(OrtAllocator* allocator, size_t size, void** out);
   OrtStatus* (*AllocatorFree)(OrtAllocator* allocator, void* memory);
-  void* unused_77[8];
+  OrtStatus* (*AllocatorGetInfo)(const OrtAllocator* allocator, const OrtMemoryInfo** out);
+  void* unused_78[7];
   // Slots 85 to 91.
   OrtStatus* (*KernelInfoGetAttribute_float)(const OrtKernelInfo* info, const char* name,
                                              float* out);
@@ -96,8 +98,10 @@ struct OrtApi {
   OrtStatus* (*KernelContext_ParallelFor)(const OrtKernelContext* context,
                                           void (*body)(void* data, size_t index), size_t total,
                                           size_t batches, void* data);
-  void* unused_275[3];
-  // Slot 278.
+  void* unused_275[2];
+  // Slots 277 and 278.
+  OrtStatus* (*KernelContext_GetScratchBuffer)(const OrtKernelContext* context,
+                                               const OrtMemoryInfo* place, size_t size, void** out);
   OrtStatus* (*KernelInfoGetAllocator)(const OrtKernelInfo* info, OrtMemType type,
                                        OrtAllocator** out);
 };

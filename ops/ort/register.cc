@@ -84,21 +84,13 @@ struct Domains {
   size_t count = 0;
 };
 
-OrtStatus* AddOperators(const OrtApi& api, OrtCustomOpDomain* domain,
-                        const std::array<Registration<Operator>, kRegistrations>& registrations) {
-  for (const Registration<Operator>& registration : registrations) {
-    if (OrtStatus* status = api.CustomOpDomain_Add(domain, &registration)) return status;
-  }
-  return nullptr;
-}
-
 OrtStatus* MakeDomain(const OrtApi& api, OrtCustomOpDomain** domain) {
   static const auto registrations = MakeRegistrations(Register);
   if (OrtStatus* status = api.CreateCustomOpDomain("onnxloss", domain)) return status;
-  if (OrtStatus* status = AddOperators(api, *domain, registrations)) return status;
+  if (OrtStatus* status = AddAll(api, *domain, registrations)) return status;
 #if defined(ONNXLOSS_WITH_CUDA)
   static const auto on_cuda = MakeRegistrations(RegisterOnCuda);
-  if (OrtStatus* status = AddOperators(api, *domain, on_cuda)) return status;
+  if (OrtStatus* status = AddAll(api, *domain, on_cuda)) return status;
 #endif
   return AddSampledOperators(api, *domain);
 }

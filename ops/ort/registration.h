@@ -57,4 +57,14 @@ Registration<Op> Describe(const Op& op) {
   return made;
 }
 
+// The domain must live no longer than the registrations.
+template <class Registrations>
+OrtStatus* AddAll(const OrtApi& api, OrtCustomOpDomain* domain,
+                  const Registrations& registrations) {
+  for (const auto& registration : registrations) {
+    if (OrtStatus* status = api.CustomOpDomain_Add(domain, &registration)) return status;
+  }
+  return nullptr;
+}
+
 }  // namespace onnxloss::ort

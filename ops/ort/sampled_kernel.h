@@ -49,6 +49,8 @@ struct SampledLossKernel {
   SampledAttributes attributes;
 };
 
+OrtStatus* ReadAttributes(const OrtApi& api, const OrtKernelInfo* info, const SampledOperator& op,
+                          SampledAttributes* attributes);
 OrtStatus* CreateSampledLossKernel(const OrtApi& api, const SampledOperator& op,
                                    const OrtKernelInfo* info, SampledLossKernel** kernel);
 void DestroySampledLossKernel(SampledLossKernel* kernel);

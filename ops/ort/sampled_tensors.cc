@@ -61,11 +61,7 @@ OrtStatus* CheckSamples(const SampledLossKernel& kernel, const SampledInputs& in
     return status;
   }
   const int64_t columns = kernel.attributes.num_true + count;
-  if (OrtStatus* status =
-          ExpectShape(kernel, "probabilities", inputs.probabilities, {{rows, columns}})) {
-    return status;
-  }
-  return CheckClasses(kernel, "samples", inputs.samples, true, inputs.classes());
+  return ExpectShape(kernel, "probabilities", inputs.probabilities, {{rows, columns}});
 }
 
 }  // namespace
@@ -83,7 +79,7 @@ OrtStatus* ReadSampledInputs(const SampledLossKernel& kernel, const OrtKernelCon
   return ReadPorts(kernel.api, context, op.name, ports, std::size(ports));
 }
 
-OrtStatus* CheckSampledInputs(const SampledLossKernel& kernel, const SampledInputs& inputs) {
+OrtStatus* CheckSampledShapes(const SampledLossKernel& kernel, const SampledInputs& inputs) {
   if (inputs.logits.shape.size() != 2) {
     return InvalidArgument(kernel.api, kernel.op.name, "rank of logits",
                            std::to_string(inputs.logits.shape.size()), "2");
@@ -99,7 +95,17 @@ OrtStatus* CheckSampledInputs(const SampledLossKernel& kernel, const SampledInpu
       return status;
     }
   }
-  if (OrtStatus* status = CheckSamples(kernel, inputs)) return status;
+  return CheckSamples(kernel, inputs);
+}
+
+OrtStatus* CheckSampledInputs(const SampledLossKernel& kernel, const SampledInputs& inputs) {
+  if (OrtStatus* status = CheckSampledShapes(kernel, inputs)) return status;
+  if (inputs.samples.present) {
+    if (OrtStatus* status =
+            CheckClasses(kernel, "samples", inputs.samples, true, inputs.classes())) {
+      return status;
+    }
+  }
   return CheckClasses(kernel, "labels", inputs.labels, kernel.op.label_kind == LabelKind::kIndex64,
                       inputs.classes());
 }

@@ -21,7 +21,9 @@ struct SampledInputs {
 
 OrtStatus* ReadSampledInputs(const SampledLossKernel& kernel, const OrtKernelContext* context,
                              SampledInputs* inputs);
-// Shapes, labels, and samples where they are given.
+// Shapes, and that samples come with their probabilities.
+OrtStatus* CheckSampledShapes(const SampledLossKernel& kernel, const SampledInputs& inputs);
+// The same; then labels, and samples where they are given, which must be in the host's memory.
 OrtStatus* CheckSampledInputs(const SampledLossKernel& kernel, const SampledInputs& inputs);
 
 }  // namespace onnxloss::ort

@@ -134,4 +134,16 @@ OrtStatus* GetOutput(const OrtApi& api, OrtKernelContext* context, size_t index,
   return value == nullptr ? nullptr : api.GetTensorMutableData(value, data);
 }
 
+OrtStatus* GetPorts(const OrtApi& api, OrtKernelContext* context, const OutputPort* ports,
+                    size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    const OutputPort& port = ports[i];
+    if (!port.has) continue;
+    if (OrtStatus* status = GetOutput(api, context, port.index, port.shape, port.data)) {
+      return status;
+    }
+  }
+  return nullptr;
+}
+
 }  // namespace onnxloss::ort

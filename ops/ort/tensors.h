@@ -48,5 +48,14 @@ OrtStatus* ReadPorts(const OrtApi& api, const OrtKernelContext* context, const c
 // Allocates the output; null data where the node leaves it out.
 OrtStatus* GetOutput(const OrtApi& api, OrtKernelContext* context, size_t index, const Shape& shape,
                      void** data);
+// Several; one that the operator does not have stays null.
+struct OutputPort {
+  bool has;
+  size_t index;
+  const Shape& shape;
+  void** data;
+};
+OrtStatus* GetPorts(const OrtApi& api, OrtKernelContext* context, const OutputPort* ports,
+                    size_t count);
 
 }  // namespace onnxloss::ort

@@ -68,8 +68,10 @@ SAME_MEMBER(OrtApi, ReleaseTensorTypeAndShapeInfo);
 SAME_MEMBER(OrtApi, KernelContext_ParallelFor);
 SAME_MEMBER(OrtApi, AllocatorAlloc);
 SAME_MEMBER(OrtApi, AllocatorFree);
+SAME_MEMBER(OrtApi, AllocatorGetInfo);
 SAME_MEMBER(OrtApi, ReleaseAllocator);
 SAME_MEMBER(OrtApi, KernelContext_GetGPUComputeStream);
+SAME_MEMBER(OrtApi, KernelContext_GetScratchBuffer);
 SAME_MEMBER(OrtApi, KernelInfoGetAllocator);
 
 SAME_MEMBER(OrtCustomOp, version);

@@ -1,39 +1,22 @@
 // SPDX-License-Identifier: MIT
-// What the tests call: the launch code of ops/cuda over the emulator.
+// What the tests ask of the host build beside what the library exports.
 #include "cuda/device.h"
 #include "cuda/plan.h"
-#include "cuda/sampled.h"
 
 namespace {
 int chosen_architecture = 90;
-}
+bool chosen_capture = false;
+}  // namespace
 
 namespace onnxloss::device {
-const char* Architecture(int* architecture) {
-  *architecture = chosen_architecture;
-  return nullptr;
-}
+int ChosenArchitecture() { return chosen_architecture; }
+bool ChosenCapture() { return chosen_capture; }
 }  // namespace onnxloss::device
 
 extern "C" {
 
 void SetArchitecture(int architecture) { chosen_architecture = architecture; }
-
-int64_t ScratchBytes(const onnxloss::cuda::LossCall* call) {
-  return onnxloss::cuda::ScratchBytes(*call);
-}
-
-const char* RunLoss(const onnxloss::cuda::LossCall* call, void* scratch) {
-  return onnxloss::cuda::RunLoss(*call, scratch, nullptr);
-}
-
-int64_t SampledScratchBytes(const onnxloss::cuda::SampledCall* call) {
-  return onnxloss::cuda::SampledScratchBytes(*call);
-}
-
-const char* RunSampled(const onnxloss::cuda::SampledCall* call, void* scratch) {
-  return onnxloss::cuda::RunSampled(*call, scratch, nullptr);
-}
+void SetCapture(int captured) { chosen_capture = captured != 0; }
 
 // [path, residence, blocks, threads, cluster, class_lanes]
 void PlanFor(const onnxloss::cuda::LossCall* call, int architecture, int64_t* plan) {

@@ -7,12 +7,11 @@
 
 #include "cuda/device.h"
 #include "cuda/plan.h"
+#include "cuda/sampled.h"
 
 namespace onnxloss::device {
-const char* Architecture(int* architecture) {
-  *architecture = 90;
-  return nullptr;
-}
+int ChosenArchitecture() { return 90; }
+bool ChosenCapture() { return false; }
 }  // namespace onnxloss::device
 
 namespace onnxloss::cuda {
@@ -72,6 +71,44 @@ void Run(const Shape& shape, LabelKind kind, bool gradient, double softcap, int6
   RunLoss(call, scratch.data(), nullptr);
 }
 
+// With samples of each row, or drawn ones.
+void RunSampledLoss(bool draws) {
+  constexpr int64_t kRows = 3;
+  constexpr int64_t kClasses = 80;
+  constexpr int64_t kTrue = 2;
+  constexpr int64_t kSamples = 60;
+  std::vector<float> logits(kRows * kClasses, 0.5f);
+  std::vector<int64_t> labels(kRows * kTrue, 7);
+  std::vector<int64_t> samples(kRows * kSamples);
+  for (size_t i = 0; i < samples.size(); ++i) samples[i] = static_cast<int64_t>(i) % kClasses;
+  std::vector<float> probabilities(kRows * (kTrue + kSamples), 0.25f);
+  std::vector<float> dlogits(logits.size());
+  float dloss = 1;
+  float loss = 0;
+  SampledCall call = {};
+  call.type = static_cast<int64_t>(ElementType::kFloat32);
+  call.label_kind = static_cast<int64_t>(LabelKind::kIndex64);
+  call.rows = kRows;
+  call.classes = kClasses;
+  call.num_true = kTrue;
+  call.num_samples = kSamples;
+  call.own_samples = draws ? 0 : 1;
+  call.remove_accidental_hits = 1;
+  call.reduced = 1;
+  call.mean = 1;
+  call.logits = logits.data();
+  call.labels = labels.data();
+  call.samples = draws ? nullptr : samples.data();
+  call.probabilities = draws ? nullptr : probabilities.data();
+  call.host_samples = samples.data();
+  call.num_tries = kSamples + 1;
+  call.dloss = &dloss;
+  call.loss = &loss;
+  call.dlogits = dlogits.data();
+  std::vector<char> scratch(static_cast<size_t>(SampledScratchBytes(call)));
+  RunSampled(call, scratch.data(), nullptr);
+}
+
 }  // namespace
 }  // namespace onnxloss::cuda
 
@@ -87,5 +124,8 @@ int main() {
   Run(long_row, LabelKind::kIndex64, true, 30, 1);
   const Shape small = {"probabilities", 3, 40, 1};
   Run(small, LabelKind::kProbabilities, true, 0, 0);
+  std::printf("sampled\n");
+  RunSampledLoss(false);
+  RunSampledLoss(true);
   return 0;
 }

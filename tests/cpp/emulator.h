@@ -102,7 +102,24 @@ const char* Launch(void (*kernel)(Arguments), int64_t blocks, int threads, int c
   return nullptr;
 }
 
-// The tests choose it.
-const char* Architecture(int* architecture);
+inline const char* Copy(void* to, const void* from, int64_t bytes, Stream) {
+  std::memcpy(to, from, static_cast<size_t>(bytes));
+  return nullptr;
+}
+
+// The tests choose these.
+int ChosenArchitecture();
+bool ChosenCapture();
+
+inline const char* IsCaptured(Stream, bool* captured) {
+  *captured = ChosenCapture();
+  return nullptr;
+}
+
+template <class Arguments>
+const char* Architecture(void (*)(Arguments), int* architecture) {
+  *architecture = ChosenArchitecture();
+  return nullptr;
+}
 
 }  // namespace onnxloss::device

@@ -2,6 +2,8 @@
 // Many positions side by side: for a class axis that is not the last, and for few classes.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/lanes.h"
 #include "cpu/problem.h"
 #include "cpu/transpose.h"
@@ -26,7 +28,8 @@ struct TileWriters {
   Writer<T> of_rows;
   Writer<T> of_class[kTileClasses];
 
-  TileWriters(int64_t from, int64_t to, Writer<T> rows) : first(from), last(to), of_rows(rows) {}
+  TileWriters(int64_t from, int64_t to, T* rows, bool stream)
+      : first(from), last(to), of_rows(rows, stream) {}
 };
 
 // Each class is a stream of its own, of which hardware follows few: what is fetched ahead is for
@@ -91,10 +94,22 @@ struct Tile {
     }
   }
 
+  // Whether after the rows of the lanes from j on there is room for a piece more before row `last`.
+  bool HasRoom(int64_t j, int64_t last) const {
+    return first + j + kVector + kPieceWidth<Acc> <= last;
+  }
+
   // The lanes from j on.
   void LoadRows(const T* source, int64_t n, int64_t j, Acc* target) {
     const int64_t left = lanes - j;
     const int64_t rows = left < 0 ? 0 : left < kVector ? left : kVector;
+    if constexpr (std::is_same_v<T, Acc>) {
+      if (HasRoom(j, problem.raw.outer)) {
+        const T* from = source + (first + j) * n;
+        for (int64_t i = 0; i < kVector * n; i += kVector) FetchAhead<kAheadInRows>(from + i);
+        return RowsToColumns(from, n, target + j * n);
+      }
+    }
     Copy<kAheadInRows>(source + (first + j) * n, rows * n, row_major);
     for (int64_t i = rows * n; i < kVector * n; ++i) row_major[i] = 0;
     RowsToColumns(row_major, n, target + j * n);
@@ -120,7 +135,7 @@ struct Tile {
     if constexpr (!Row::kHasTarget) LoadClasses(problem.probabilities(), c0, n, probabilities);
   }
 
-  void LoadRowsOfAll(int64_t n, int64_t j) {
+  void LoadLanes(int64_t n, int64_t j) {
     LoadRows(problem.logits, n, j, x);
     if (problem.softcap > 0) CapAll(problem.softcap, x + j * n, kVector * n);
     if constexpr (!Row::kHasTarget) LoadRows(problem.probabilities(), n, j, probabilities);
@@ -141,10 +156,28 @@ struct Tile {
     });
   }
 
+  // The rows of the lanes from j on; only now with what their labels get, since a vector would wait
+  // for a number stored to the memory that it is loaded from.
+  void FormRows(int64_t n, int64_t j, Acc* rows) const {
+    ColumnsToRows(x + j * n, n, rows);
+    if constexpr (Row::kHasTarget) {
+      for (int64_t i = 0; i < kVector; ++i) {
+        const int64_t label = targets.label[j + i];
+        if (label >= 0) rows[i * n + label] = results.at_target[j + i];
+      }
+    }
+  }
+
   void StoreRows(int64_t n, int64_t j) {
     const int64_t rows = lanes - j < kVector ? lanes - j : kVector;
     if (rows <= 0) return;
-    ColumnsToRows(x + j * n, n, row_major);
+    if constexpr (std::is_same_v<T, Acc>) {
+      const bool plain = !problem.raw.stream && problem.softcap == 0;
+      if (plain && HasRoom(j, writers.last)) {
+        return FormRows(n, j, writers.of_rows.Skip(kVector * n));
+      }
+    }
+    FormRows(n, j, row_major);
     Write(row_major, problem.logits + (first + j) * n, rows * n, &writers.of_rows);
   }
 
@@ -244,7 +277,7 @@ struct Tile {
       const int64_t n = part(c0);
       if (!in_one_piece()) LoadPart(c0, n);
       for (int64_t j = 0; j < kTileLanes; j += kVector) {
-        if (in_one_piece()) LoadRowsOfAll(n, j);
+        if (in_one_piece()) LoadLanes(n, j);
         SummariseLanes(c0, n, j);
       }
     }
@@ -260,8 +293,11 @@ struct Tile {
       }
       for (int64_t j = 0; j < kTileLanes; j += kVector) {
         FormGradients<Row>(Coefficients(c0, n, j), ClassesOf(x, n, j), n, j, results, targets);
-        ForTargets(c0, n, j, [&](int64_t lane, Acc* at) { *at = results.at_target[lane]; });
-        if (in_one_piece()) StoreRows(n, j);
+        if (in_one_piece()) {
+          StoreRows(n, j);
+        } else {
+          ForTargets(c0, n, j, [&](int64_t lane, Acc* at) { *at = results.at_target[lane]; });
+        }
       }
       if (!in_one_piece()) StorePart(c0, n);
     }
@@ -294,9 +330,8 @@ struct Tile {
 template <class T, class Row>
 void RunTiles(const TypedProblem<T, Row>& problem, int64_t first, int64_t last) {
   const bool gradient = problem.dlogits != nullptr;
-  TileWriters<T> writers(
-      first, last,
-      {problem.dlogits + (gradient ? first * problem.raw.classes : 0), problem.raw.stream});
+  T* const rows = problem.dlogits + (gradient ? first * problem.raw.classes : 0);
+  TileWriters<T> writers(first, last, rows, problem.raw.stream);
   for (int64_t at = first; at < last; at += kTileLanes) {
     const int64_t lanes = last - at < kTileLanes ? last - at : kTileLanes;
     Tile<T, Row> tile(problem, &writers, at, lanes);

@@ -2,6 +2,8 @@
 // The machine's vectors of the accumulator's type.
 #pragma once
 
+#include <type_traits>
+
 #include "rows/math.h"
 
 #if defined(__SSE2__)
@@ -61,14 +63,23 @@ constexpr __mmask16 kAll = 0xffff;
 template <>
 struct ExpOf<Vector<float>> {
   static SCE_HD Vector<float> NonPositive(Vector<float> x) {
-    return Powers(x, [](Vector<float> r) { return ((1.666666716e-1f * r + 0.5f) * r + 1.0f) * r; });
+    const auto polynomial = [](Vector<float> r) {
+      return ((1.666666716e-1f * r + 0.5f) * r + 1.0f) * r;
+    };
+    return Powers(Bounded(x), polynomial);
   }
   // For what is rounded to 16 bits: max error 9.5 ulp for x >= -20; 11.5 ulp below.
-  static SCE_HD Vector<float> Short(Vector<float> x) {
+  static SCE_HD Vector<float> Short(Vector<float> x) { return ShortOfHalves(Bounded(x)); }
+  // The same of differences of halves: they are less than 2^17, so that n is exact, or -inf, for
+  // which r is nan, and scalef gives 0 of nan and -inf.
+  static SCE_HD Vector<float> ShortOfHalves(Vector<float> x) {
     return Powers(x, [](Vector<float> r) { return (0.5f * r + 0x1.0003d8p0f) * r; });
   }
 
  private:
+  static SCE_HD Vector<float> Bounded(Vector<float> x) {
+    return _mm512_maskz_max_ps(kAll, _mm512_set1_ps(-152.0f), x);
+  }
   template <class Polynomial>
   static SCE_HD Vector<float> Powers(Vector<float> x, const Polynomial& exp_minus_one) {
     constexpr float kRound = 0x1.8p19f;
@@ -76,7 +87,6 @@ struct ExpOf<Vector<float>> {
                                   0x1.306fep0f,  0x1.3dea64p0f, 0x1.4bfdaep0f, 0x1.5ab07ep0f,
                                   0x1.6a09e6p0f, 0x1.7a1148p0f, 0x1.8ace54p0f, 0x1.9c4918p0f,
                                   0x1.ae89fap0f, 0x1.c199bep0f, 0x1.d5818ep0f, 0x1.ea4afap0f};
-    x = _mm512_maskz_max_ps(kAll, _mm512_set1_ps(-152.0f), x);
     const Vector<float> shifted = x * ExpConstants<float>::kLog2E + kRound;
     const Vector<float> n = shifted - kRound;
     const Vector<float> r = ExpConstants<float>::Reduced(x, n);
@@ -101,7 +111,8 @@ struct ExpOf<Vector<double>> {
 template <class T>
 inline Vector<Accumulator<T>> ExpOfLogits(Vector<Accumulator<T>> distance) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) < sizeof(float)) return ExpOf<Vector<float>>::Short(distance);
+  if constexpr (std::is_same_v<T, Half>) return ExpOf<Vector<float>>::ShortOfHalves(distance);
+  if constexpr (std::is_same_v<T, BFloat16>) return ExpOf<Vector<float>>::Short(distance);
 #endif
   return ExpNonPositive(distance);
 }

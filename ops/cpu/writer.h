@@ -51,6 +51,12 @@ class Writer {
     Write(n, [](int64_t, int64_t) { return Vector<Acc>{}; });
   }
 
+  // Where the next n elements go, which the caller writes: without `stream`.
+  T* Skip(int64_t n) {
+    target_ += n;
+    return target_ - n;
+  }
+
   void Finish() {
     for (int64_t i = before_; i < filled_; ++i) target_[i - before_] = line_[i];
     filled_ = 0;

@@ -122,9 +122,20 @@ void CheckAll() {
   for (const int64_t n : {1, 2, 3, 4, 5, 10, 16, 17, 191}) CheckTranspose<Acc>(n);
 }
 
-// Of 16-bit logits, whose results are rounded to 16 bits.
-void CheckShortExp() {
-  CheckExp<float>("ExpOfLogits", 9.5, 11.5, [](float x) { return ExpOfLogits<Half>(Splat(x))[0]; });
+// Of 16-bit logits, whose results are rounded to 16 bits; `farthest` is the least of differences.
+template <class T>
+void CheckExpOfLogits(const char* what, float farthest) {
+  const auto exp = [](float x) { return ExpOfLogits<T>(Splat(x))[0]; };
+  CheckExp<float>(what, 9.5, 11.5, exp);
+  for (float x = -200; x > farthest / 2; x *= 2) {
+    if (exp(x) != 0) Fail(what, "at %g is not 0", static_cast<double>(x));
+  }
+  if (exp(farthest) != 0) Fail(what, "at %g is not 0", static_cast<double>(farthest));
+}
+
+void CheckNarrow() {
+  CheckExpOfLogits<Half>("ExpOfLogits of halves", -2 * 65504.0f);
+  CheckExpOfLogits<BFloat16>("ExpOfLogits of bfloat16", -0x1.fep127f);
 }
 
 }  // namespace
@@ -135,6 +146,6 @@ int main() {
   if (!Runs()) return kSkipped;
   CheckAll<float>();
   CheckAll<double>();
-  CheckShortExp();
+  CheckNarrow();
   return 0;
 }

@@ -90,15 +90,16 @@ inline void RowsToColumns(const Acc* rows, int64_t n, Acc* columns) {
   }
 }
 
+template <int kPiece, class Acc>
+inline void StorePiece(const Vector<Acc>* v, Acc* target, int64_t n) {
+  constexpr int64_t p = kPieceWidth<Acc>;
+  for (int64_t i = 0; i < p; ++i) StoreAs(target + (kPiece * p + i) * n, PieceOf<kPiece>(v[i]));
+}
+
 template <class Acc, int... kPiece>
 inline void StorePieces(const Vector<Acc>* v, Acc* target, int64_t n,
                         std::integer_sequence<int, kPiece...>) {
-  const auto store = [=](int64_t row, Piece piece) { StoreAs(target + row * n, piece); };
-  constexpr int64_t p = kPieceWidth<Acc>;
-  const auto store_rows = [&](auto piece) {
-    for (int64_t i = 0; i < p; ++i) store(piece * p + i, PieceOf<piece>(v[i]));
-  };
-  (store_rows(std::integral_constant<int, kPiece>()), ...);
+  (StorePiece<kPiece, Acc>(v, target, n), ...);
 }
 
 // The way back. Rows ascend and classes descend: what a piece writes beyond its row is overwritten.

@@ -2,12 +2,9 @@
 // The vector loops of tiles: the same step of the row maths for many positions side by side.
 #pragma once
 
-#include "cpu/kernels.h"
+#include "cpu/problem.h"
 #include "cpu/vector_memory.h"
 #include "rows/cross_entropy.h"
-#include "rows/soft_label_cross_entropy_loss.h"
-#include "rows/softcap.h"
-#include "rows/softmax_cross_entropy_loss.h"
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
@@ -25,15 +22,44 @@ inline void Fill(Lanes<Acc>* lanes, Acc value) {
   for (int64_t j = 0; j < kTileLanes; ++j) lanes->at[j] = value;
 }
 
-// What is known of each lane's row; sums over many terms in double.
+// Sums over classes, and what their rounding lost: nan where a sum is infinite.
+template <class Acc>
+struct LaneSums {
+  Lanes<Acc> value;
+  Lanes<Acc> lost;
+
+  void Set(int64_t j, Rounded<Vector<Acc>> sum) {
+    Store(value.at + j, sum.value);
+    Store(lost.at + j, sum.lost);
+  }
+  void Add(int64_t j, Vector<Acc> term) {
+    const Rounded<Vector<Acc>> sum = TwoSum(Load(value.at + j), term);
+    Set(j, {sum.value, Load(lost.at + j) + sum.lost});
+  }
+  Rounded<Vector<Acc>> From(int64_t j) const {
+    return TwoSum(Load(value.at + j), Load(lost.at + j));
+  }
+  Vector<Acc> RoundedFrom(int64_t j) const {
+    const Vector<Acc> sum = Load(value.at + j);
+    const Vector<Acc> exact = sum + Load(lost.at + j);
+    return exact == exact ? exact : sum;
+  }
+  double Exact(int64_t lane) const {
+    return static_cast<double>(value[lane]) + static_cast<double>(lost[lane]);
+  }
+  void SetLane(int64_t lane, Rounded<Acc> sum) {
+    value[lane] = sum.value;
+    lost[lane] = sum.lost;
+  }
+};
+
+// What is known of each lane's row.
 template <class Acc>
 struct LaneStats {
   Lanes<Acc> max;
-  Lanes<Acc> shift;
-  Lanes<double> count_max;
-  Lanes<double> rest;
-  Lanes<double> gap;
-  Lanes<double> total;
+  LaneSums<Acc> sum_minus_one;
+  LaneSums<Acc> gap;
+  LaneSums<Acc> total;
 };
 
 // The classes of a vector of lanes: that of class c is at first + c * step.
@@ -52,73 +78,79 @@ inline Vector<Acc> MaxOfClasses(const Classes<Acc>& x, int64_t n, Vector<Acc> ma
   return max;
 }
 
-// Lanes from j on, relative to their maxima; nothing is added up yet.
-template <class Acc>
-inline void Begin(Vector<Acc> max, int64_t j, LaneStats<Acc>* stats) {
-  Store(stats->max.at + j, max);
-  Store(stats->shift.at + j, max == Splat(-Infinity<Acc>()) ? Vector<Acc>{} : max);
-  for (Lanes<double>* sums : {&stats->count_max, &stats->rest, &stats->gap, &stats->total}) {
-#pragma omp simd
-    for (int64_t i = j; i < j + kWidth<Acc>; ++i) sums->at[i] = 0;
-  }
-}
-
-// Lanes from j on, relative to the greater maxima `raised`, as Rescaled does for one row.
+// The sums of the lanes from j on, relative to the greater maxima `raised`, as Rescaled does for one
+// row.
 template <bool kDense, class Acc>
 inline void Rescale(Vector<Acc> raised, int64_t j, LaneStats<Acc>* stats) {
-  for (int64_t i = 0; i < kWidth<Acc>; ++i) {
-    const int64_t lane = j + i;
+  for (int64_t lane = j; lane < j + kWidth<Acc>; ++lane) {
     const Acc old = stats->max[lane];
-    const DenseSums<Acc> dense = {stats->gap[lane], stats->total[lane]};
-    if constexpr (kDense) stats->gap[lane] = Rescaled(dense, old, Acc{raised[i]}).gap;
-    const RowStats<Acc> moved =
-        Rescaled(RowStats<Acc>{old, stats->count_max[lane], stats->rest[lane]}, Acc{raised[i]});
-    stats->max[lane] = moved.max;
-    stats->shift[lane] = Shift(moved.max);
-    stats->count_max[lane] = moved.count_max;
-    stats->rest[lane] = moved.rest;
+    const Acc max = raised[lane - j];
+    if (max <= old) continue;
+    if constexpr (kDense) {
+      const DenseSums<Acc> dense = {stats->gap.Exact(lane), stats->total.Exact(lane)};
+      stats->gap.SetLane(lane, RoundedTo<Acc>(Rescaled(dense, old, max).gap));
+    }
+    const double sum = 1 + stats->sum_minus_one.Exact(lane);
+    const Rounded<Acc> moved = RoundedTo<Acc>(Rescaled(RowStats<Acc>{old, sum, 0}, max).rest);
+    const Rounded<Acc> minus_one = TwoSum(Acc{-1}, moved.value);
+    stats->sum_minus_one.SetLane(lane, {minus_one.value, minus_one.lost + moved.lost});
   }
 }
 
-// So many terms are added in Acc before the sum moves on to a double.
+// So many terms are added up before their sum joins the others'.
 constexpr int64_t kPartialTerms = 32;
 
+// The sums of the terms of a few classes.
 template <class Acc>
-inline void AddToDoubles(Vector<Acc> values, double* sums) {
-  alignas(kVectorBytes) Acc terms[kWidth<Acc>];
-  Store(terms, values);
-#pragma omp simd
-  for (int64_t i = 0; i < kWidth<Acc>; ++i) sums[i] += static_cast<double>(terms[i]);
-}
-
-// The terms of n <= kPartialTerms classes join the sums of the lanes from j on; x becomes their
-// exponentials. coefficient(c) is the dense one of class c.
-template <bool kDense, class Acc, class Coefficient>
-inline void AddTerms(const Coefficient& coefficient, const Classes<Acc>& x, int64_t n, int64_t j,
-                     LaneStats<Acc>* stats) {
-  const Vector<Acc> max = Load(stats->max.at + j);
-  const Vector<Acc> shift = Load(stats->shift.at + j);
-  Vector<Acc> count = {};
+struct Terms {
+  Vector<Acc> count_max = {};
   Vector<Acc> rest = {};
   Vector<Acc> gap = {};
   Vector<Acc> total = {};
+};
+
+// Of n <= kPartialTerms classes; with `keep`, x becomes their exponentials. coefficient(c) is the
+// dense one of class c.
+template <bool kDense, class Acc, class Coefficient>
+inline Terms<Acc> SumTerms(const Coefficient& coefficient, const Classes<Acc>& x, int64_t n,
+                           Vector<Acc> max, bool keep) {
+  using V = Vector<Acc>;
+  const V shift = max == Splat(-Infinity<Acc>()) ? V{} : max;
+  Terms<Acc> terms;
+  V others = {};
   for (int64_t c = 0; c < n; ++c) {
-    const Vector<Acc> value = Load(x[c]);
-    const Vector<Acc> e = ExpNonPositive(value - shift);
-    count = value == max ? count + 1 : count;
-    rest = value == max ? rest : rest + e;
+    const V value = Load(x[c]);
+    const V e = ExpNonPositive(value - shift);
+    others = value != max ? others + 1 : others;
+    terms.rest = value != max ? terms.rest + e : terms.rest;
     if constexpr (kDense) {
-      const Vector<Acc> a = coefficient(c);
-      gap += GapTerm(a, shift - value);
-      total += a;
+      const V a = coefficient(c);
+      terms.gap += GapTerm(a, shift - value);
+      terms.total += a;
     }
-    Store(x[c], e);
+    if (keep) Store(x[c], e);
   }
-  AddToDoubles<Acc>(count, stats->count_max.at + j);
-  AddToDoubles<Acc>(rest, stats->rest.at + j);
+  terms.count_max = static_cast<Acc>(n) - others;
+  return terms;
+}
+
+// The first terms of the lanes from j on.
+template <bool kDense, class Acc>
+inline void Begin(const Terms<Acc>& terms, int64_t j, LaneStats<Acc>* stats) {
+  stats->sum_minus_one.Set(j, TwoSum(terms.count_max - 1, terms.rest));
   if constexpr (kDense) {
-    AddToDoubles<Acc>(gap, stats->gap.at + j);
-    AddToDoubles<Acc>(total, stats->total.at + j);
+    stats->gap.Set(j, {terms.gap, Vector<Acc>{}});
+    stats->total.Set(j, {terms.total, Vector<Acc>{}});
+  }
+}
+
+template <bool kDense, class Acc>
+inline void Add(const Terms<Acc>& terms, int64_t j, LaneStats<Acc>* stats) {
+  stats->sum_minus_one.Add(j, terms.count_max);
+  stats->sum_minus_one.Add(j, terms.rest);
+  if constexpr (kDense) {
+    stats->gap.Add(j, terms.gap);
+    stats->total.Add(j, terms.total);
   }
 }
 
@@ -127,93 +159,113 @@ template <class Acc>
 struct LaneTargets {
   Lanes<int64_t> label;  // -1 where there is none
   Lanes<Acc> logit;
-  Lanes<Acc> weight;
+  Lanes<Acc> live;    // 0 where the label is ignored, else 1
+  Lanes<Acc> weight;  // of the label's class, where classes have weights
   Lanes<Acc> k;
-  Lanes<Acc> live;  // 0 where the label is ignored, else 1
 };
 
-// The finished rows.
+template <class Acc>
+struct LaneSoftmax {
+  Lanes<Acc> max;
+  Lanes<Acc> sum_minus_one;
+  Lanes<Acc> log_sum;
+  Lanes<Acc> log_sum_lost;
+
+  void Set(int64_t j, const RowSoftmax<Vector<Acc>>& softmax) {
+    Store(max.at + j, softmax.max);
+    Store(sum_minus_one.at + j, softmax.sum_minus_one);
+    Store(log_sum.at + j, softmax.log_sum);
+    Store(log_sum_lost.at + j, softmax.log_sum_lost);
+  }
+  RowSoftmax<Vector<Acc>> From(int64_t j) const {
+    const Vector<Acc> others = Load(sum_minus_one.at + j);
+    return {Load(max.at + j), others, 1 + others, Load(log_sum.at + j), Load(log_sum_lost.at + j)};
+  }
+};
+
+// The finished rows. The gradient of a class takes `factor` with an index label, else `total` and
+// `scale`.
 template <class Acc>
 struct LaneResults {
+  LaneSoftmax<Acc> softmax;
   Lanes<Acc> loss;
   Lanes<Acc> lse;
   Lanes<Acc> at_target;
-  Lanes<Acc> total;  // A and the z-loss's share: the coefficient of p
-  Lanes<Acc> sum_minus_one;
-  Lanes<Acc> scale;  // k / sum
-  Lanes<Acc> factor;
+  Lanes<Acc> factor;  // k A / sum
+  Lanes<Acc> total;   // A and the z-loss's share: the coefficient of p
+  Lanes<Acc> scale;   // k / sum
 };
 
-template <class Acc, class Row>
-inline void FinishLanes(const Row formula, const LaneStats<Acc>& stats,
-                        const LaneTargets<Acc>& targets, Acc known_total, Acc z_loss, bool gradient,
-                        LaneResults<Acc>* results) {
+// Three loops, each short enough for the machine to begin the next vector while one waits for its
+// divisions.
+template <class T, class Row, class Acc>
+inline void FinishLanes(const TypedProblem<T, Row>& problem, const LaneStats<Acc>& stats,
+                        const LaneTargets<Acc>& targets, LaneResults<Acc>* results) {
   using V = Vector<Acc>;
-  Lanes<Acc> sum_minus_one;
-  Lanes<Acc> sum_lost;
-  Lanes<Acc> dense_gap;
-  Lanes<Acc> dense_total;
-#pragma omp simd
-  for (int64_t j = 0; j < kTileLanes; ++j) {
-    const Rounded<Acc> rounded = RoundedTo<Acc>((stats.count_max[j] - 1) + stats.rest[j]);
-    sum_minus_one[j] = rounded.value;
-    sum_lost[j] = rounded.lost;
-    if constexpr (Row::kDense) dense_gap[j] = static_cast<Acc>(stats.gap[j]);
-    if constexpr (!Row::kHasTarget) dense_total[j] = static_cast<Acc>(stats.total[j]);
+  constexpr int64_t step = kWidth<Acc>;
+  const V z_loss = Splat(problem.z_loss);
+  const V known_total = Splat(problem.dense_total());
+  const Lanes<Acc>& weights = problem.class_weights == nullptr ? targets.live : targets.weight;
+  const auto total_of = [&](int64_t j) {
+    return Row::kHasTarget ? known_total : stats.total.RoundedFrom(j);
+  };
+  const auto target_of = [&](int64_t j) {
+    Target<V> target = {Load(stats.max.at + j), V{}, V{}};
+    if constexpr (Row::kHasTarget) {
+      const V weight = Load(weights.at + j);
+      const V everywhere = Row::kDense ? problem.row.uniform * weight : V{};
+      target = {Load(targets.logit.at + j), problem.row.keep * weight, everywhere};
+    }
+    return target;
+  };
+  for (int64_t j = 0; j < kTileLanes; j += step) {
+    results->softmax.Set(j, Finish(Load(stats.max.at + j), stats.sum_minus_one.From(j)));
   }
-  for (int64_t j = 0; j < kTileLanes; j += kWidth<Acc>) {
-    const auto at = [j](const Lanes<Acc>& lanes) { return Load(lanes.at + j); };
-    const RowSoftmax<V> softmax =
-        Finish(at(stats.max), Rounded<V>{at(sum_minus_one), at(sum_lost)});
+  for (int64_t j = 0; j < kTileLanes; j += step) {
+    const RowSoftmax<V> softmax = results->softmax.From(j);
     const V lse = LogSumExp(softmax);
-    const V gap = Row::kDense ? at(dense_gap) : V{};
-    V total = Row::kHasTarget ? Splat(known_total) : at(dense_total);
-    Target<V> target = {at(stats.max), V{}, V{}};
-    if constexpr (Row::kHasTarget) {
-      const V weight = at(targets.weight);
-      target = {at(targets.logit), formula.keep * weight,
-                Row::kDense ? formula.uniform * weight : V{}};
-    }
-    const V live = at(targets.live);
-    const V loss = TargetLoss(softmax, target, gap, total) + ZLoss(Splat(z_loss), lse);
+    const V gap = Row::kDense ? stats.gap.RoundedFrom(j) : V{};
+    const V live = Load(targets.live.at + j);
+    const V loss = TargetLoss(softmax, target_of(j), gap, total_of(j)) + ZLoss(z_loss, lse);
     Store(results->loss.at + j, live == V{} ? V{} : loss);
-    Store(results->lse.at + j, lse);
-    if (!gradient) continue;
-    const V k = at(targets.k);
-    total += ZLossShare(Splat(z_loss), lse);
-    if constexpr (Row::kHasTarget) {
-      Store(results->at_target.at + j, TargetGradient(softmax, target, total, k));
-    }
-    const V all = target.coefficient + total;
+    if (problem.lse != nullptr) Store(results->lse.at + j, lse);
+  }
+  if (problem.dlogits == nullptr) return;
+  for (int64_t j = 0; j < kTileLanes; j += step) {
+    const RowSoftmax<V> softmax = results->softmax.From(j);
+    const V total = total_of(j) + ZLossShare(z_loss, LogSumExp(softmax));
+    const V k = Load(targets.k.at + j);
     const V scale = k / softmax.sum;
-    Store(results->total.at + j, all);
-    Store(results->sum_minus_one.at + j, softmax.sum_minus_one);
-    Store(results->scale.at + j, scale);
-    Store(results->factor.at + j, all * scale);
+    if constexpr (Row::kHasTarget) {
+      const Target<V> target = target_of(j);
+      Store(results->at_target.at + j, TargetGradient(softmax, target, total, k));
+      Store(results->factor.at + j, (target.coefficient + total) * scale);
+    } else {
+      Store(results->total.at + j, total);
+      Store(results->scale.at + j, scale);
+    }
   }
 }
 
-// The exponentials of n classes become gradients, exactly 0 where nothing counts.
+// What makes gradients of the exponentials e of class c, for the lanes from j on: exactly 0 where
+// nothing counts.
 template <class Row, class Acc, class Coefficient>
-inline void FormGradients(const Coefficient& coefficient, const Classes<Acc>& x, int64_t n,
-                          int64_t j, const LaneResults<Acc>& results,
-                          const LaneTargets<Acc>& targets) {
+inline auto GradientOf(const Coefficient& coefficient, int64_t j, const LaneResults<Acc>& results,
+                       const LaneTargets<Acc>& targets) {
   using V = Vector<Acc>;
-  const V live = Load(targets.live.at + j);
-  const V k = Load(targets.k.at + j);
-  const V factor = Load(results.factor.at + j);
-  const V total = Load(results.total.at + j);
-  const V sum_minus_one = Load(results.sum_minus_one.at + j);
-  const V scale = Load(results.scale.at + j);
-  for (int64_t c = 0; c < n; ++c) {
-    const V e = Load(x[c]);
-    V value = e * factor;
-    if constexpr (Row::kDense && Row::kHasTarget) {
-      value = UntargetedGradient(e, factor, V{coefficient(c)}, k);
-    } else if constexpr (Row::kDense) {
-      value = DenseGradient(e, total, V{coefficient(c)}, sum_minus_one, scale);
-    }
-    Store(x[c], live == V{} ? V{} : value);
+  const auto at = [j](const Lanes<Acc>& lanes) { return Load(lanes.at + j); };
+  if constexpr (Row::kHasTarget) {
+    return [coefficient, live = at(targets.live), k = at(targets.k),
+            factor = at(results.factor)](V e, int64_t c) {
+      V value = e * factor;
+      if constexpr (Row::kDense) value = UntargetedGradient(e, factor, V{coefficient(c)}, k);
+      return live == V{} ? V{} : value;
+    };
+  } else {
+    return [coefficient, total = at(results.total), scale = at(results.scale),
+            sum_minus_one = at(results.softmax.sum_minus_one)](V e, int64_t c) {
+      return DenseGradient(e, total, V{coefficient(c)}, sum_minus_one, scale);
+    };
   }
 }
 

@@ -44,8 +44,8 @@ struct Tile {
 
   const TypedProblem<T, Row>& problem;
   TileWriters<T>& writers;
-  int64_t first;  // position of lane 0
-  int64_t lanes;  // positions in use; the others compute on zeros
+  int64_t first = 0;  // position of lane 0
+  int64_t lanes = 0;  // positions in use; the others compute on zeros and an earlier tile's labels
 
   alignas(64) Acc x[kTileElements];
   alignas(64) Acc probabilities[Row::kHasTarget ? 1 : kTileElements];
@@ -55,11 +55,18 @@ struct Tile {
   LaneTargets<Acc> targets;
   LaneResults<Acc> results;
 
-  Tile(const TypedProblem<T, Row>& typed, TileWriters<T>* output, int64_t at, int64_t count)
-      : problem(typed), writers(*output), first(at), lanes(count) {}
+  Tile(const TypedProblem<T, Row>& typed, TileWriters<T>* output)
+      : problem(typed), writers(*output) {
+    Fill(&targets.label, int64_t{-1});
+    Fill(&targets.logit, Acc{0});
+    Fill(&targets.live, Acc{1});
+    Fill(&targets.weight, Acc{0});
+    Fill(&targets.k, gradient() ? problem.upstream(0) : Acc{0});
+  }
 
   int64_t classes() const { return problem.raw.classes; }
   int64_t inner() const { return problem.raw.inner; }
+  bool gradient() const { return problem.dlogits != nullptr; }
   int64_t part(int64_t c0) const {
     return classes() - c0 < kTileClasses ? classes() - c0 : kTileClasses;
   }
@@ -158,8 +165,10 @@ struct Tile {
 
   // The rows of the lanes from j on; only now with what their labels get, since a vector would wait
   // for a number stored to the memory that it is loaded from.
-  void FormRows(int64_t n, int64_t j, Acc* rows) const {
-    ColumnsToRows(x + j * n, n, rows);
+  template <class Form>
+  void FormRows(const Form& form, int64_t n, int64_t j, Acc* rows) {
+    const Classes<Acc> at = ClassesOf(x, n, j);
+    ColumnsToRows([&](int64_t c) { return form(Load(at[c]), c); }, n, rows);
     if constexpr (Row::kHasTarget) {
       for (int64_t i = 0; i < kVector; ++i) {
         const int64_t label = targets.label[j + i];
@@ -168,16 +177,17 @@ struct Tile {
     }
   }
 
-  void StoreRows(int64_t n, int64_t j) {
+  template <class Form>
+  void StoreRows(const Form& form, int64_t n, int64_t j) {
     const int64_t rows = lanes - j < kVector ? lanes - j : kVector;
     if (rows <= 0) return;
     if constexpr (std::is_same_v<T, Acc>) {
       const bool plain = !problem.raw.stream && problem.softcap == 0;
       if (plain && HasRoom(j, writers.last)) {
-        return FormRows(n, j, writers.of_rows.Skip(kVector * n));
+        return FormRows(form, n, j, writers.of_rows.Skip(kVector * n));
       }
     }
-    FormRows(n, j, row_major);
+    FormRows(form, n, j, row_major);
     Write(row_major, problem.logits + (first + j) * n, rows * n, &writers.of_rows);
   }
 
@@ -207,22 +217,16 @@ struct Tile {
       const bool ignored = labels[j] == ignore_index;
       targets.label[j] = ignored ? -1 : labels[j];
       targets.live[j] = ignored ? Acc{0} : Acc{1};
-      targets.weight[j] = ignored ? Acc{0} : Acc{1};
     }
     if (problem.class_weights == nullptr) return;
     for (int64_t j = 0; j < lanes; ++j) {
-      if (targets.label[j] >= 0) targets.weight[j] = problem.weight(targets.label[j]);
+      const int64_t label = targets.label[j];
+      targets.weight[j] = label < 0 ? Acc{0} : problem.weight(label);
     }
   }
 
   void LoadTargets() {
-    const bool gradient = problem.dlogits != nullptr;
-    Fill(&targets.label, int64_t{-1});
-    Fill(&targets.logit, Acc{0});
-    Fill(&targets.weight, Acc{0});
-    Fill(&targets.live, Acc{1});
-    Fill(&targets.k, gradient ? problem.upstream(first) : Acc{0});
-    if (gradient && problem.upstream_per_position()) {
+    if (gradient() && problem.upstream_per_position()) {
       for (int64_t j = 0; j < lanes; ++j) targets.k[j] = problem.upstream(first + j);
     }
     if constexpr (Row::kHasTarget) {
@@ -258,17 +262,22 @@ struct Tile {
 
   void SummariseLanes(int64_t c0, int64_t n, int64_t j) {
     const Classes<Acc> at = ClassesOf(x, n, j);
-    if (c0 == 0) {
-      Begin(MaxOfClasses(at, n, Splat(-Infinity<Acc>())), j, &stats);
-    } else {
-      Rescale<Row::kDense>(MaxOfClasses(at, n, Load(stats.max.at + j)), j, &stats);
-    }
+    const bool begins = c0 == 0;
+    const Vector<Acc> old = begins ? Splat(-Infinity<Acc>()) : Load(stats.max.at + j);
+    const Vector<Acc> max = MaxOfClasses(at, n, old);
+    if (!begins) Rescale<Row::kDense>(max, j, &stats);
+    Store(stats.max.at + j, max);
     ForTargets(c0, n, j, [&](int64_t lane, const Acc* logit) { targets.logit[lane] = *logit; });
     const auto coefficient = Coefficients(c0, n, j);
     for (int64_t c = 0; c < n; c += kPartialTerms) {
-      const int64_t terms = n - c < kPartialTerms ? n - c : kPartialTerms;
-      AddTerms<Row::kDense>([&](int64_t i) { return coefficient(c + i); }, at.From(c), terms, j,
-                            &stats);
+      const int64_t count = n - c < kPartialTerms ? n - c : kPartialTerms;
+      const Terms<Acc> terms = SumTerms<Row::kDense>(
+          [&](int64_t i) { return coefficient(c + i); }, at.From(c), count, max, gradient());
+      if (begins && c == 0) {
+        Begin<Row::kDense>(terms, j, &stats);
+      } else {
+        Add<Row::kDense>(terms, j, &stats);
+      }
     }
   }
 
@@ -292,12 +301,14 @@ struct Tile {
         for (int64_t c = 0; c < n; ++c) ExpLanes(stats.max.at, x + c * kTileLanes);
       }
       for (int64_t j = 0; j < kTileLanes; j += kVector) {
-        FormGradients<Row>(Coefficients(c0, n, j), ClassesOf(x, n, j), n, j, results, targets);
+        const auto form = GradientOf<Row>(Coefficients(c0, n, j), j, results, targets);
         if (in_one_piece()) {
-          StoreRows(n, j);
-        } else {
-          ForTargets(c0, n, j, [&](int64_t lane, Acc* at) { *at = results.at_target[lane]; });
+          StoreRows(form, n, j);
+          continue;
         }
+        const Classes<Acc> at = ClassesOf(x, n, j);
+        for (int64_t c = 0; c < n; ++c) Store(at[c], form(Load(at[c]), c));
+        ForTargets(c0, n, j, [&](int64_t lane, Acc* at) { *at = results.at_target[lane]; });
       }
       if (!in_one_piece()) StorePart(c0, n);
     }
@@ -316,13 +327,13 @@ struct Tile {
     problem.AddToPartial(first, sum);
   }
 
-  void Run() {
-    const bool gradient = problem.dlogits != nullptr;
+  void Run(int64_t at, int64_t count) {
+    first = at;
+    lanes = count;
     LoadTargets();
     Summarise();
-    FinishLanes(problem.row, stats, targets, problem.dense_total(), problem.z_loss, gradient,
-                &results);
-    if (gradient) FormGradient();
+    FinishLanes(problem, stats, targets, &results);
+    if (gradient()) FormGradient();
     StoreLosses();
   }
 };
@@ -332,10 +343,9 @@ void RunTiles(const TypedProblem<T, Row>& problem, int64_t first, int64_t last) 
   const bool gradient = problem.dlogits != nullptr;
   T* const rows = problem.dlogits + (gradient ? first * problem.raw.classes : 0);
   TileWriters<T> writers(first, last, rows, problem.raw.stream);
+  Tile<T, Row> tile(problem, &writers);
   for (int64_t at = first; at < last; at += kTileLanes) {
-    const int64_t lanes = last - at < kTileLanes ? last - at : kTileLanes;
-    Tile<T, Row> tile(problem, &writers, at, lanes);
-    tile.Run();
+    tile.Run(at, last - at < kTileLanes ? last - at : kTileLanes);
   }
   writers.of_rows.Finish();
 }

@@ -102,13 +102,14 @@ inline void StorePieces(const Vector<Acc>* v, Acc* target, int64_t n,
   (StorePiece<kPiece, Acc>(v, target, n), ...);
 }
 
-// The way back. Rows ascend and classes descend: what a piece writes beyond its row is overwritten.
-template <class Acc>
-inline void ColumnsToRows(const Acc* columns, int64_t n, Acc* rows) {
+// The way back, of column(c). Rows ascend and classes descend: what a piece writes beyond its row
+// is overwritten.
+template <class Acc, class Column>
+inline void ColumnsToRows(const Column& column, int64_t n, Acc* rows) {
   constexpr int64_t p = kPieceWidth<Acc>;
   for (int64_t c = (n - 1) / p * p; c >= 0; c -= p) {
     Vector<Acc> v[p];
-    for (int64_t i = 0; i < p; ++i) v[i] = Load(columns + (c + i) * kWidth<Acc>);
+    for (int64_t i = 0; i < p; ++i) v[i] = column(c + i < n ? c + i : n - 1);
     TransposePieces<Acc>(v);
     StorePieces(v, rows + c, n, std::make_integer_sequence<int, static_cast<int>(kPieces)>());
   }

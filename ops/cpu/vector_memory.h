@@ -88,18 +88,22 @@ inline NarrowVector NarrowToHalves(Vector<float> values) {
 #endif
 }
 
+template <class T>
+inline Vector<float> Widened(NarrowVector narrow) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    return WidenBFloat16(narrow);
+  } else {
+    return WidenHalves(narrow);
+  }
+}
+
 // kWidth elements from memory of any alignment.
 template <class T>
 inline Vector<Accumulator<T>> Load(const T* source) {
   if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
     return LoadAs<Vector<T>>(source);
   } else {
-    const NarrowVector narrow = LoadAs<NarrowVector>(source);
-    if constexpr (std::is_same_v<T, BFloat16>) {
-      return WidenBFloat16(narrow);
-    } else {
-      return WidenHalves(narrow);
-    }
+    return Widened<T>(LoadAs<NarrowVector>(source));
   }
 }
 
@@ -108,7 +112,6 @@ template <class T>
 inline Vector<Accumulator<T>> LoadFirst(const T* source, int64_t count, T filler) {
   constexpr int64_t n = kWidth<Accumulator<T>>;
   if (count == n) return Load(source);
-  alignas(kVectorBytes) T part[n];
 #if defined(__AVX512F__)
   // One load that skips the others, which may not be there.
   const __mmask16 first = static_cast<__mmask16>((1u << count) - 1);
@@ -118,12 +121,13 @@ inline Vector<Accumulator<T>> LoadFirst(const T* source, int64_t count, T filler
     return _mm512_mask_loadu_pd(_mm512_set1_pd(filler), static_cast<__mmask8>(first), source);
   } else {
     const __m256i others = _mm256_set1_epi16(BitCast<int16_t>(filler));
-    StoreAs(part, _mm256_mask_loadu_epi16(others, first, source));
-    return Load(part);
+    return Widened<T>(BitCast<NarrowVector>(_mm256_mask_loadu_epi16(others, first, source)));
   }
-#endif
+#else
+  alignas(kVectorBytes) T part[n];
   for (int64_t i = 0; i < n; ++i) part[i] = i < count ? source[i] : filler;
   return Load(part);
+#endif
 }
 
 // What memory gets of a vector: rounded to nearest even where T is narrower.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The vector loops of tiles: the same step of the row maths for many positions side by side.
+// The sums of many positions side by side.
 #pragma once
 
-#include "cpu/problem.h"
+#include "cpu/kernels.h"
 #include "cpu/vector_memory.h"
 #include "rows/cross_entropy.h"
 
@@ -151,121 +151,6 @@ inline void Add(const Terms<Acc>& terms, int64_t j, LaneStats<Acc>* stats) {
   if constexpr (kDense) {
     stats->gap.Add(j, terms.gap);
     stats->total.Add(j, terms.total);
-  }
-}
-
-// The labels of the lanes, and what the gradient is scaled with.
-template <class Acc>
-struct LaneTargets {
-  Lanes<int64_t> label;  // -1 where there is none
-  Lanes<Acc> logit;
-  Lanes<Acc> live;    // 0 where the label is ignored, else 1
-  Lanes<Acc> weight;  // of the label's class, where classes have weights
-  Lanes<Acc> k;
-};
-
-template <class Acc>
-struct LaneSoftmax {
-  Lanes<Acc> max;
-  Lanes<Acc> sum_minus_one;
-  Lanes<Acc> log_sum;
-  Lanes<Acc> log_sum_lost;
-
-  void Set(int64_t j, const RowSoftmax<Vector<Acc>>& softmax) {
-    Store(max.at + j, softmax.max);
-    Store(sum_minus_one.at + j, softmax.sum_minus_one);
-    Store(log_sum.at + j, softmax.log_sum);
-    Store(log_sum_lost.at + j, softmax.log_sum_lost);
-  }
-  RowSoftmax<Vector<Acc>> From(int64_t j) const {
-    const Vector<Acc> others = Load(sum_minus_one.at + j);
-    return {Load(max.at + j), others, 1 + others, Load(log_sum.at + j), Load(log_sum_lost.at + j)};
-  }
-};
-
-// The finished rows. The gradient of a class takes `factor` with an index label, else `total` and
-// `scale`.
-template <class Acc>
-struct LaneResults {
-  LaneSoftmax<Acc> softmax;
-  Lanes<Acc> loss;
-  Lanes<Acc> lse;
-  Lanes<Acc> at_target;
-  Lanes<Acc> factor;  // k A / sum
-  Lanes<Acc> total;   // A and the z-loss's share: the coefficient of p
-  Lanes<Acc> scale;   // k / sum
-};
-
-// Three loops, each short enough for the machine to begin the next vector while one waits for its
-// divisions.
-template <class T, class Row, class Acc>
-inline void FinishLanes(const TypedProblem<T, Row>& problem, const LaneStats<Acc>& stats,
-                        const LaneTargets<Acc>& targets, LaneResults<Acc>* results) {
-  using V = Vector<Acc>;
-  constexpr int64_t step = kWidth<Acc>;
-  const V z_loss = Splat(problem.z_loss);
-  const V known_total = Splat(problem.dense_total());
-  const Lanes<Acc>& weights = problem.class_weights == nullptr ? targets.live : targets.weight;
-  const auto total_of = [&](int64_t j) {
-    return Row::kHasTarget ? known_total : stats.total.RoundedFrom(j);
-  };
-  const auto target_of = [&](int64_t j) {
-    Target<V> target = {Load(stats.max.at + j), V{}, V{}};
-    if constexpr (Row::kHasTarget) {
-      const V weight = Load(weights.at + j);
-      const V everywhere = Row::kDense ? problem.row.uniform * weight : V{};
-      target = {Load(targets.logit.at + j), problem.row.keep * weight, everywhere};
-    }
-    return target;
-  };
-  for (int64_t j = 0; j < kTileLanes; j += step) {
-    results->softmax.Set(j, Finish(Load(stats.max.at + j), stats.sum_minus_one.From(j)));
-  }
-  for (int64_t j = 0; j < kTileLanes; j += step) {
-    const RowSoftmax<V> softmax = results->softmax.From(j);
-    const V lse = LogSumExp(softmax);
-    const V gap = Row::kDense ? stats.gap.RoundedFrom(j) : V{};
-    const V live = Load(targets.live.at + j);
-    const V loss = TargetLoss(softmax, target_of(j), gap, total_of(j)) + ZLoss(z_loss, lse);
-    Store(results->loss.at + j, live == V{} ? V{} : loss);
-    if (problem.lse != nullptr) Store(results->lse.at + j, lse);
-  }
-  if (problem.dlogits == nullptr) return;
-  for (int64_t j = 0; j < kTileLanes; j += step) {
-    const RowSoftmax<V> softmax = results->softmax.From(j);
-    const V total = total_of(j) + ZLossShare(z_loss, LogSumExp(softmax));
-    const V k = Load(targets.k.at + j);
-    const V scale = k / softmax.sum;
-    if constexpr (Row::kHasTarget) {
-      const Target<V> target = target_of(j);
-      Store(results->at_target.at + j, TargetGradient(softmax, target, total, k));
-      Store(results->factor.at + j, (target.coefficient + total) * scale);
-    } else {
-      Store(results->total.at + j, total);
-      Store(results->scale.at + j, scale);
-    }
-  }
-}
-
-// What makes gradients of the exponentials e of class c, for the lanes from j on: exactly 0 where
-// nothing counts.
-template <class Row, class Acc, class Coefficient>
-inline auto GradientOf(const Coefficient& coefficient, int64_t j, const LaneResults<Acc>& results,
-                       const LaneTargets<Acc>& targets) {
-  using V = Vector<Acc>;
-  const auto at = [j](const Lanes<Acc>& lanes) { return Load(lanes.at + j); };
-  if constexpr (Row::kHasTarget) {
-    return [coefficient, live = at(targets.live), k = at(targets.k),
-            factor = at(results.factor)](V e, int64_t c) {
-      V value = e * factor;
-      if constexpr (Row::kDense) value = UntargetedGradient(e, factor, V{coefficient(c)}, k);
-      return live == V{} ? V{} : value;
-    };
-  } else {
-    return [coefficient, total = at(results.total), scale = at(results.scale),
-            sum_minus_one = at(results.softmax.sum_minus_one)](V e, int64_t c) {
-      return DenseGradient(e, total, V{coefficient(c)}, sum_minus_one, scale);
-    };
   }
 }
 

@@ -4,7 +4,7 @@
 
 #include "cpu/block_sums.h"
 #include "cpu/coefficients.h"
-#include "cpu/problem.h"
+#include "cpu/finish.h"
 #include "cpu/row_sum.h"
 #include "cpu/writer.h"
 
@@ -16,7 +16,8 @@ constexpr int64_t kKeptBytes = int64_t{256} << 10;
 
 // A row is read from memory once. The exponentials of its blocks, each relative to the reference of
 // its time, are kept in the second cache and become the gradient; those of a row longer than
-// kKeptBytes are formed again from there on, from the logits read last.
+// kKeptBytes are formed again from there on, from the logits read last. The losses of rows wait, to
+// be formed many at a time.
 template <class T, class Row>
 struct LongRows {
   using Acc = Accumulator<T>;
@@ -24,7 +25,9 @@ struct LongRows {
 
   const TypedProblem<T, Row>& problem;
   Writer<T> writer;
-  int64_t position = 0;
+  LanePositions<T, Row> waiting;
+  int64_t first_waiting;
+  int64_t position;
   RowSum<Acc> row = {};
   bool masked = false;  // whether the row has infinite gaps, as far as it is known
   Acc kept_reference[kKept / kRowBlock];
@@ -34,7 +37,10 @@ struct LongRows {
   LongRows(const TypedProblem<T, Row>& typed, int64_t first)
       : problem(typed),
         writer(typed.dlogits + (typed.dlogits == nullptr ? 0 : first * typed.raw.classes),
-               typed.raw.stream) {}
+               typed.raw.stream),
+        waiting(typed),
+        first_waiting(first),
+        position(first) {}
 
   int64_t classes() const { return problem.raw.classes; }
   int64_t part(int64_t first) const {
@@ -61,9 +67,11 @@ struct LongRows {
                             : SumBlock<false>(x, n, row.reference, coefficients, kept);
       });
     };
-    const BlockSums<Acc> sums = sum();
-    if (sums.gap == sums.gap || masked) return sums;
-    masked = true;
+    if constexpr (Row::kDense) {
+      const BlockSums<Acc> sums = sum();
+      if (sums.gap == sums.gap || masked) return sums;
+      masked = true;
+    }
     return sum();
   }
 
@@ -113,7 +121,8 @@ struct LongRows {
     if (keeps(first)) kept_reference[first / kRowBlock] = row.reference;
   }
 
-  RowSoftmax<Acc> SummariseFrom(Acc reference) {
+  // The row's sum less 1; `row` has the rest.
+  Rounded<Acc> SummariseFrom(Acc reference) {
     row = {};
     row.reference = reference;
     masked = false;
@@ -121,23 +130,27 @@ struct LongRows {
       const int64_t n = part(first);
       WithLogits(first, n, [&](const auto* x) { AddBlock(x, first, n); });
     }
-    return Finish(row, [&](int64_t peak, Acc max) {
+    return SumMinusOne(row, [&](int64_t peak, Acc max) {
       const int64_t n = part(peak);
       return WithLogits(peak, n, [&](const auto* x) { return SumApart(x, n, max); });
     });
   }
 
-  RowSoftmax<Acc> Summarise() {
-    const RowSoftmax<Acc> softmax = SummariseFrom(-Infinity<Acc>());
+  Rounded<Acc> Summarise() {
+    const Rounded<Acc> sum_minus_one = SummariseFrom(-Infinity<Acc>());
     if constexpr (Row::kDense && Row::kHasTarget) {
       // Where weights of 0 leave hardly any class but the maximum's, the step from the reference to
       // it takes the digits of the gap.
       const double all = static_cast<double>(total());
       const double step = all * static_cast<double>(row.max - row.reference);
-      const double loss = gap() + all * static_cast<double>(softmax.log_sum);
-      if (loss < step / 4) return SummariseFrom(row.max);
+      const double of_gap = gap();
+      if (of_gap < step / 4) {
+        const Acc log_sum = Finish(row.max, sum_minus_one).log_sum;
+        const double loss = of_gap + all * static_cast<double>(log_sum);
+        if (loss < step / 4) return SummariseFrom(row.max);
+      }
     }
-    return softmax;
+    return sum_minus_one;
   }
 
   // `total` is A, `k` the upstream gradient; `at_target` replaces the element at `label`.
@@ -190,52 +203,74 @@ struct LongRows {
     });
   }
 
-  // An ignored row is read only where its lse is wanted.
-  void RunIgnored() {
-    const Acc lse = problem.lse != nullptr ? LogSumExp(Summarise()) : Acc{0};
-    if (problem.dlogits != nullptr) writer.WriteZeros(classes());
-    problem.Store(position, 0, lse);
+  void WriteGradient(Rounded<Acc> sum_minus_one, int64_t label, const Target<Acc>& target) {
+    const RowSoftmax<Acc> softmax = Finish(row.max, sum_minus_one);
+    const Acc k = problem.upstream(position);
+    Acc p_share = total();
+    if (problem.z_loss != 0) p_share += ZLossShare(problem.z_loss, LogSumExp(softmax));
+    const Acc at_target = TargetGradient(softmax, target, p_share, k);
+    WriteGradient(softmax, target.coefficient + p_share, k, label, at_target);
   }
 
-  // Writes the row's results and returns its loss.
-  Acc Run(int64_t at) {
-    position = at;
+  // An ignored row is read only where its lse is wanted.
+  void RunIgnored(int64_t lane) {
+    row.max = 0;
+    Wait(lane, problem.lse != nullptr ? Summarise() : Rounded<Acc>{});
+    waiting.targets.live[lane] = 0;
+    if (problem.dlogits != nullptr) writer.WriteZeros(classes());
+  }
+
+  void Wait(int64_t lane, Rounded<Acc> sum_minus_one) {
+    waiting.stats.max[lane] = row.max;
+    waiting.stats.sum_minus_one.SetLane(lane, sum_minus_one);
+    waiting.stats.gap.SetLane(lane, {static_cast<Acc>(gap()), 0});
+    waiting.stats.total.SetLane(lane, {total(), 0});
+    waiting.targets.live[lane] = 1;
+  }
+
+  void StoreWaiting() {
+    waiting.FinishLosses();
+    waiting.StoreResults(first_waiting, position - first_waiting);
+    first_waiting = position;
+  }
+
+  void RunNext() {
+    const int64_t lane = position - first_waiting;
+    Target<Acc> target = {0, 0, 0};
     int64_t label = -1;
     if constexpr (Row::kHasTarget) {
       label = problem.index(position);
       if (label == problem.raw.ignore_index) {
-        RunIgnored();
-        return 0;
+        RunIgnored(lane);
+        return;
       }
-    }
-    const RowSoftmax<Acc> softmax = Summarise();
-    const Acc lse = LogSumExp(softmax);
-    Target<Acc> target = {softmax.max, 0, 0};
-    const Acc dense_total = total();
-    if constexpr (Row::kHasTarget) {
       const Acc weight = problem.weight(label);
       target = {problem.Capped(ToFloat(*logits(label))), problem.row.keep * weight,
                 Row::kDense ? problem.row.uniform * weight : Acc{0}};
+      waiting.targets.logit[lane] = target.logit;
+      waiting.targets.weight[lane] = weight;
     }
-    if (problem.dlogits != nullptr) {
-      const Acc k = problem.upstream(position);
-      const Acc p_share = dense_total + ZLossShare(problem.z_loss, lse);
-      const Acc at_target = TargetGradient(softmax, target, p_share, k);
-      WriteGradient(softmax, target.coefficient + p_share, k, label, at_target);
+    const Rounded<Acc> sum_minus_one = Summarise();
+    Wait(lane, sum_minus_one);
+    if constexpr (!Row::kHasTarget) target.logit = row.max;
+    if (problem.dlogits != nullptr) WriteGradient(sum_minus_one, label, target);
+  }
+
+  void RunTo(int64_t last) {
+    while (position < last) {
+      RunNext();
+      ++position;
+      if (position - first_waiting == kTileLanes) StoreWaiting();
     }
-    const Acc loss = TargetLoss(softmax, target, static_cast<Acc>(gap()), dense_total) +
-                     ZLoss(problem.z_loss, lse);
-    return problem.Store(position, loss, lse);
+    if (position > first_waiting) StoreWaiting();
+    writer.Finish();
   }
 };
 
 template <class T, class Row>
 void RunLongRows(const TypedProblem<T, Row>& problem, int64_t first, int64_t last) {
   LongRows<T, Row> rows(problem, first);
-  for (int64_t position = first; position < last; ++position) {
-    problem.AddToPartial(position, static_cast<double>(rows.Run(position)));
-  }
-  rows.writer.Finish();
+  rows.RunTo(last);
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

@@ -52,13 +52,12 @@ struct RowSum {
 // `peak_stats` gives the stats of the block that holds the greatest. They are asked for where the
 // greatest has more than half of the sum; elsewhere the sum less 1 keeps its digits.
 template <class Acc, class PeakStats>
-inline RowSoftmax<Acc> Finish(const RowSum<Acc>& row, const PeakStats& peak_stats) {
+inline Rounded<Acc> SumMinusOne(const RowSum<Acc>& row, const PeakStats& peak_stats) {
   const double factor = row.relative_to_max();
   const double sum = (row.peak_sum + row.other_sum) * factor;
-  if (!(sum < 2)) return Finish(RowStats<Acc>{row.max, 0, sum});
-  RowStats<Acc> stats = peak_stats(row.peak, row.max);
-  stats.rest += row.other_sum * factor;
-  return Finish(stats);
+  if (!(sum < 2)) return RoundedTo<Acc>(sum - 1);
+  const RowStats<Acc> stats = peak_stats(row.peak, row.max);
+  return RoundedTo<Acc>((stats.count_max - 1) + (stats.rest + row.other_sum * factor));
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

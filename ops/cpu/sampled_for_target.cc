@@ -110,7 +110,9 @@ RowSoftmax<Acc> Softmax(const Acc* x, int64_t count, Acc* e) {
     row.Add(SumBlock<true>(x + first, part(first), row.reference, NoCoefficients{}, e + first),
             first);
   }
-  return Finish(row, [=](int64_t peak, Acc max) { return SumApart(x + peak, part(peak), max); });
+  return Finish(row.max, SumMinusOne(row, [=](int64_t peak, Acc max) {
+                  return SumApart(x + peak, part(peak), max);
+                }));
 }
 
 // The gradients by the capped logits become those by the logits.

@@ -4,8 +4,7 @@
 
 #include <type_traits>
 
-#include "cpu/lanes.h"
-#include "cpu/problem.h"
+#include "cpu/finish.h"
 #include "cpu/transpose.h"
 #include "cpu/writer.h"
 
@@ -51,18 +50,10 @@ struct Tile {
   alignas(64) Acc probabilities[Row::kHasTarget ? 1 : kTileElements];
   alignas(64) Acc row_major[kSmallestLongRow * kVector + kPieceWidth<Acc>];
 
-  LaneStats<Acc> stats;
-  LaneTargets<Acc> targets;
-  LaneResults<Acc> results;
+  LanePositions<T, Row> positions;
 
   Tile(const TypedProblem<T, Row>& typed, TileWriters<T>* output)
-      : problem(typed), writers(*output) {
-    Fill(&targets.label, int64_t{-1});
-    Fill(&targets.logit, Acc{0});
-    Fill(&targets.live, Acc{1});
-    Fill(&targets.weight, Acc{0});
-    Fill(&targets.k, gradient() ? problem.upstream(0) : Acc{0});
-  }
+      : problem(typed), writers(*output), positions(typed) {}
 
   int64_t classes() const { return problem.raw.classes; }
   int64_t inner() const { return problem.raw.inner; }
@@ -171,8 +162,8 @@ struct Tile {
     ColumnsToRows([&](int64_t c) { return form(Load(at[c]), c); }, n, rows);
     if constexpr (Row::kHasTarget) {
       for (int64_t i = 0; i < kVector; ++i) {
-        const int64_t label = targets.label[j + i];
-        if (label >= 0) rows[i * n + label] = results.at_target[j + i];
+        const int64_t label = positions.targets.label[j + i];
+        if (label >= 0) rows[i * n + label] = positions.results.at_target[j + i];
       }
     }
   }
@@ -215,19 +206,19 @@ struct Tile {
 #pragma omp simd
     for (int64_t j = 0; j < lanes; ++j) {
       const bool ignored = labels[j] == ignore_index;
-      targets.label[j] = ignored ? -1 : labels[j];
-      targets.live[j] = ignored ? Acc{0} : Acc{1};
+      positions.targets.label[j] = ignored ? -1 : labels[j];
+      positions.targets.live[j] = ignored ? Acc{0} : Acc{1};
     }
     if (problem.class_weights == nullptr) return;
     for (int64_t j = 0; j < lanes; ++j) {
-      const int64_t label = targets.label[j];
-      targets.weight[j] = label < 0 ? Acc{0} : problem.weight(label);
+      const int64_t label = positions.targets.label[j];
+      positions.targets.weight[j] = label < 0 ? Acc{0} : problem.weight(label);
     }
   }
 
   void LoadTargets() {
     if (gradient() && problem.upstream_per_position()) {
-      for (int64_t j = 0; j < lanes; ++j) targets.k[j] = problem.upstream(first + j);
+      for (int64_t j = 0; j < lanes; ++j) positions.targets.k[j] = problem.upstream(first + j);
     }
     if constexpr (Row::kHasTarget) {
       if (problem.raw.label_kind == LabelKind::kIndex64) {
@@ -254,7 +245,7 @@ struct Tile {
     if constexpr (Row::kHasTarget) {
       const Classes<Acc> at = ClassesOf(x, n, j);
       for (int64_t i = 0; i < kVector; ++i) {
-        const int64_t label = targets.label[j + i];
+        const int64_t label = positions.targets.label[j + i];
         if (label >= c0 && label < c0 + n) visit(j + i, at[label - c0] + i);
       }
     }
@@ -263,20 +254,20 @@ struct Tile {
   void SummariseLanes(int64_t c0, int64_t n, int64_t j) {
     const Classes<Acc> at = ClassesOf(x, n, j);
     const bool begins = c0 == 0;
-    const Vector<Acc> old = begins ? Splat(-Infinity<Acc>()) : Load(stats.max.at + j);
+    const Vector<Acc> old = begins ? Splat(-Infinity<Acc>()) : Load(positions.stats.max.at + j);
     const Vector<Acc> max = MaxOfClasses(at, n, old);
-    if (!begins) Rescale<Row::kDense>(max, j, &stats);
-    Store(stats.max.at + j, max);
-    ForTargets(c0, n, j, [&](int64_t lane, const Acc* logit) { targets.logit[lane] = *logit; });
+    if (!begins) Rescale<Row::kDense>(max, j, &positions.stats);
+    Store(positions.stats.max.at + j, max);
+    ForTargets(c0, n, j, [&](int64_t lane, const Acc* logit) { positions.targets.logit[lane] = *logit; });
     const auto coefficient = Coefficients(c0, n, j);
     for (int64_t c = 0; c < n; c += kPartialTerms) {
       const int64_t count = n - c < kPartialTerms ? n - c : kPartialTerms;
       const Terms<Acc> terms = SumTerms<Row::kDense>(
           [&](int64_t i) { return coefficient(c + i); }, at.From(c), count, max, gradient());
       if (begins && c == 0) {
-        Begin<Row::kDense>(terms, j, &stats);
+        Begin<Row::kDense>(terms, j, &positions.stats);
       } else {
-        Add<Row::kDense>(terms, j, &stats);
+        Add<Row::kDense>(terms, j, &positions.stats);
       }
     }
   }
@@ -298,33 +289,20 @@ struct Tile {
       const int64_t n = part(c0);
       if (in_parts) {
         LoadPart(c0, n);
-        for (int64_t c = 0; c < n; ++c) ExpLanes(stats.max.at, x + c * kTileLanes);
+        for (int64_t c = 0; c < n; ++c) ExpLanes(positions.stats.max.at, x + c * kTileLanes);
       }
       for (int64_t j = 0; j < kTileLanes; j += kVector) {
-        const auto form = GradientOf<Row>(Coefficients(c0, n, j), j, results, targets);
+        const auto form = positions.GradientOf(Coefficients(c0, n, j), j);
         if (in_one_piece()) {
           StoreRows(form, n, j);
           continue;
         }
         const Classes<Acc> at = ClassesOf(x, n, j);
         for (int64_t c = 0; c < n; ++c) Store(at[c], form(Load(at[c]), c));
-        ForTargets(c0, n, j, [&](int64_t lane, Acc* at) { *at = results.at_target[lane]; });
+        ForTargets(c0, n, j, [&](int64_t lane, Acc* at) { *at = positions.results.at_target[lane]; });
       }
       if (!in_one_piece()) StorePart(c0, n);
     }
-  }
-
-  void StoreLosses() {
-    if (problem.stores()) {
-      for (int64_t j = 0; j < lanes; ++j) {
-        results.loss[j] = problem.Store(first + j, results.loss[j], results.lse[j]);
-      }
-    }
-    for (int64_t j = lanes; j < kTileLanes; ++j) results.loss[j] = 0;
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < kTileLanes; ++j) sum += static_cast<double>(results.loss[j]);
-    problem.AddToPartial(first, sum);
   }
 
   void Run(int64_t at, int64_t count) {
@@ -332,9 +310,12 @@ struct Tile {
     lanes = count;
     LoadTargets();
     Summarise();
-    FinishLanes(problem, stats, targets, &results);
-    if (gradient()) FormGradient();
-    StoreLosses();
+    positions.FinishLosses();
+    if (gradient()) {
+      positions.FinishGradients();
+      FormGradient();
+    }
+    positions.StoreResults(first, lanes);
   }
 };
 

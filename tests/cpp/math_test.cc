@@ -99,7 +99,8 @@ void CheckTranspose(int64_t n) {
   std::vector<Acc> columns(static_cast<size_t>(w * (n + kPieceWidth<Acc>)));
   std::vector<Acc> back(rows.size());
   RowsToColumns(rows.data(), n, columns.data());
-  ColumnsToRows(columns.data(), n, back.data());
+  const auto column = [&](int64_t c) { return Load(columns.data() + c * w); };
+  ColumnsToRows(column, n, back.data());
   for (int64_t row = 0; row < w; ++row) {
     for (int64_t c = 0; c < n; ++c) {
       const size_t in_row = static_cast<size_t>(row * n + c);

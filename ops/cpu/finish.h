@@ -58,7 +58,7 @@ struct LanePositions {
   static constexpr int64_t kStep = kWidth<Acc>;
 
   const TypedProblem<T, Row>& problem;
-  LaneStats<Acc> stats;
+  LaneStats<Acc> stats = {};
   LaneTargets<Acc> targets;
   LaneResults<Acc> results;
 
@@ -125,8 +125,8 @@ struct LanePositions {
   auto GradientOf(const Coefficient& coefficient, int64_t j) const {
     const auto at = [j](const Lanes<Acc>& lanes) { return Load(lanes.at + j); };
     if constexpr (Row::kHasTarget) {
-      return [coefficient, live = at(targets.live), k = at(targets.k),
-              factor = at(results.factor)](V e, int64_t c) {
+      return [coefficient, live = at(targets.live), k = at(targets.k), factor = at(results.factor)](
+                 V e, int64_t c) {
         V value = e * factor;
         if constexpr (Row::kDense) value = UntargetedGradient(e, factor, V{coefficient(c)}, k);
         return live == V{} ? V{} : value;

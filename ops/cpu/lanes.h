@@ -78,8 +78,8 @@ inline Vector<Acc> MaxOfClasses(const Classes<Acc>& x, int64_t n, Vector<Acc> ma
   return max;
 }
 
-// The sums of the lanes from j on, relative to the greater maxima `raised`, as Rescaled does for one
-// row.
+// The sums of the lanes from j on, relative to the greater maxima `raised`, as Rescaled does for
+// one row.
 template <bool kDense, class Acc>
 inline void Rescale(Vector<Acc> raised, int64_t j, LaneStats<Acc>* stats) {
   for (int64_t lane = j; lane < j + kWidth<Acc>; ++lane) {

@@ -153,14 +153,17 @@ struct LongRows {
     return sum_minus_one;
   }
 
-  // `total` is A, `k` the upstream gradient; `at_target` replaces the element at `label`.
-  void WriteGradient(const RowSoftmax<Acc>& softmax, Acc total, Acc k, int64_t label,
-                     Acc at_target) {
+  void WriteGradient(Rounded<Acc> sum_minus_one, int64_t label, const Target<Acc>& target) {
+    const RowSoftmax<Acc> softmax = Finish(row.max, sum_minus_one);
+    const Acc k = problem.upstream(position);
+    Acc p_share = total();
+    if (problem.z_loss != 0) p_share += ZLossShare(problem.z_loss, LogSumExp(softmax));
+    const Acc at_target = TargetGradient(softmax, target, p_share, k);
     const Acc scale = k / softmax.sum;
     for (int64_t first = 0; first < classes(); first += kRowBlock) {
       const int64_t n = part(first);
       const auto write = [&](Acc e_max, const auto& exponentials) {
-        const Acc relative = total * e_max;
+        const Acc relative = (target.coefficient + p_share) * e_max;
         const GradientTerms<Acc> terms = {k, relative, softmax.sum_minus_one, scale,
                                           relative * scale};
         WithCoefficients(problem, position, first, false, [&](const auto& coefficients) {
@@ -203,29 +206,19 @@ struct LongRows {
     });
   }
 
-  void WriteGradient(Rounded<Acc> sum_minus_one, int64_t label, const Target<Acc>& target) {
-    const RowSoftmax<Acc> softmax = Finish(row.max, sum_minus_one);
-    const Acc k = problem.upstream(position);
-    Acc p_share = total();
-    if (problem.z_loss != 0) p_share += ZLossShare(problem.z_loss, LogSumExp(softmax));
-    const Acc at_target = TargetGradient(softmax, target, p_share, k);
-    WriteGradient(softmax, target.coefficient + p_share, k, label, at_target);
-  }
-
-  // An ignored row is read only where its lse is wanted.
-  void RunIgnored(int64_t lane) {
-    row.max = 0;
-    Wait(lane, problem.lse != nullptr ? Summarise() : Rounded<Acc>{});
-    waiting.targets.live[lane] = 0;
-    if (problem.dlogits != nullptr) writer.WriteZeros(classes());
-  }
-
-  void Wait(int64_t lane, Rounded<Acc> sum_minus_one) {
+  void Wait(int64_t lane, Rounded<Acc> sum_minus_one, Acc live) {
     waiting.stats.max[lane] = row.max;
     waiting.stats.sum_minus_one.SetLane(lane, sum_minus_one);
     waiting.stats.gap.SetLane(lane, {static_cast<Acc>(gap()), 0});
     waiting.stats.total.SetLane(lane, {total(), 0});
-    waiting.targets.live[lane] = 1;
+    waiting.targets.live[lane] = live;
+  }
+
+  // An ignored row is read only where its lse is wanted.
+  void RunIgnored(int64_t lane) {
+    row = {};
+    Wait(lane, problem.lse != nullptr ? Summarise() : Rounded<Acc>{}, 0);
+    if (problem.dlogits != nullptr) writer.WriteZeros(classes());
   }
 
   void StoreWaiting() {
@@ -251,7 +244,7 @@ struct LongRows {
       waiting.targets.weight[lane] = weight;
     }
     const Rounded<Acc> sum_minus_one = Summarise();
-    Wait(lane, sum_minus_one);
+    Wait(lane, sum_minus_one, 1);
     if constexpr (!Row::kHasTarget) target.logit = row.max;
     if (problem.dlogits != nullptr) WriteGradient(sum_minus_one, label, target);
   }

@@ -258,12 +258,13 @@ struct Tile {
     const Vector<Acc> max = MaxOfClasses(at, n, old);
     if (!begins) Rescale<Row::kDense>(max, j, &positions.stats);
     Store(positions.stats.max.at + j, max);
-    ForTargets(c0, n, j, [&](int64_t lane, const Acc* logit) { positions.targets.logit[lane] = *logit; });
+    ForTargets(c0, n, j,
+               [&](int64_t lane, const Acc* logit) { positions.targets.logit[lane] = *logit; });
     const auto coefficient = Coefficients(c0, n, j);
     for (int64_t c = 0; c < n; c += kPartialTerms) {
       const int64_t count = n - c < kPartialTerms ? n - c : kPartialTerms;
-      const Terms<Acc> terms = SumTerms<Row::kDense>(
-          [&](int64_t i) { return coefficient(c + i); }, at.From(c), count, max, gradient());
+      const Terms<Acc> terms = SumTerms<Row::kDense>([&](int64_t i) { return coefficient(c + i); },
+                                                     at.From(c), count, max, gradient());
       if (begins && c == 0) {
         Begin<Row::kDense>(terms, j, &positions.stats);
       } else {
@@ -299,7 +300,8 @@ struct Tile {
         }
         const Classes<Acc> at = ClassesOf(x, n, j);
         for (int64_t c = 0; c < n; ++c) Store(at[c], form(Load(at[c]), c));
-        ForTargets(c0, n, j, [&](int64_t lane, Acc* at) { *at = positions.results.at_target[lane]; });
+        ForTargets(c0, n, j,
+                   [&](int64_t lane, Acc* at) { *at = positions.results.at_target[lane]; });
       }
       if (!in_one_piece()) StorePart(c0, n);
     }

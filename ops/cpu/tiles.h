@@ -161,9 +161,9 @@ struct Tile {
     const Classes<Acc> at = ClassesOf(x, n, j);
     ColumnsToRows([&](int64_t c) { return form(Load(at[c]), c); }, n, rows);
     if constexpr (Row::kHasTarget) {
-      for (int64_t i = 0; i < kVector; ++i) {
-        const int64_t label = positions.targets.label[j + i];
-        if (label >= 0) rows[i * n + label] = positions.results.at_target[j + i];
+      for (int64_t i = j; i < j + kVector; ++i, rows += n) {
+        const int64_t label = positions.targets.label[i];
+        if (label >= 0) rows[label] = positions.results.at_target[i];
       }
     }
   }
@@ -229,12 +229,15 @@ struct Tile {
     }
   }
 
-  // coefficient(c) of class c0 + c, for the lanes from j on of a part of n classes.
+  // coefficient(c) of class c0 + c, for the lanes from j on of a part of n classes; any number
+  // beyond the last class.
   auto Coefficients(int64_t c0, int64_t n, int64_t j) {
-    return [this, c0, labels = ClassesOf(probabilities, n, j)](int64_t c) {
+    const int64_t last = classes() - 1;
+    return [this, c0, last, labels = ClassesOf(probabilities, n, j)](int64_t c) {
       Vector<Acc> label = {};
       if constexpr (!Row::kHasTarget) label = Load(labels[c]);
-      return problem.row.Coefficient(label, Splat(problem.weight(c0 + c)));
+      const int64_t known = c0 + c < last ? c0 + c : last;
+      return problem.row.Coefficient(label, Splat(problem.weight(known)));
     };
   }
 

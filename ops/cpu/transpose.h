@@ -91,25 +91,26 @@ inline void RowsToColumns(const Acc* rows, int64_t n, Acc* columns) {
 }
 
 template <int kPiece, class Acc>
-inline void StorePiece(const Vector<Acc>* v, Acc* target, int64_t n) {
+inline Acc* StorePiece(const Vector<Acc>* v, Acc* target, int64_t n) {
   constexpr int64_t p = kPieceWidth<Acc>;
-  for (int64_t i = 0; i < p; ++i) StoreAs(target + (kPiece * p + i) * n, PieceOf<kPiece>(v[i]));
+  for (int64_t i = 0; i < p; ++i, target += n) StoreAs(target, PieceOf<kPiece>(v[i]));
+  return target;
 }
 
 template <class Acc, int... kPiece>
 inline void StorePieces(const Vector<Acc>* v, Acc* target, int64_t n,
                         std::integer_sequence<int, kPiece...>) {
-  (StorePiece<kPiece, Acc>(v, target, n), ...);
+  ((target = StorePiece<kPiece, Acc>(v, target, n)), ...);
 }
 
-// The way back, of column(c). Rows ascend and classes descend: what a piece writes beyond its row
-// is overwritten.
+// The way back, of column(c), also of the classes from n on that fill a piece. Rows ascend and
+// classes descend: what a piece writes beyond its row is overwritten.
 template <class Acc, class Column>
 inline void ColumnsToRows(const Column& column, int64_t n, Acc* rows) {
   constexpr int64_t p = kPieceWidth<Acc>;
   for (int64_t c = (n - 1) / p * p; c >= 0; c -= p) {
     Vector<Acc> v[p];
-    for (int64_t i = 0; i < p; ++i) v[i] = column(c + i < n ? c + i : n - 1);
+    for (int64_t i = 0; i < p; ++i) v[i] = column(c + i);
     TransposePieces<Acc>(v);
     StorePieces(v, rows + c, n, std::make_integer_sequence<int, static_cast<int>(kPieces)>());
   }

@@ -60,7 +60,7 @@ struct LanePositions {
   const TypedProblem<T, Row>& problem;
   LaneStats<Acc> stats = {};
   LaneTargets<Acc> targets;
-  LaneResults<Acc> results;
+  LaneResults<Acc> results = {};
 
   explicit LanePositions(const TypedProblem<T, Row>& typed) : problem(typed) {
     Fill(&targets.label, int64_t{-1});

@@ -84,7 +84,8 @@ struct LanePositions {
     return target;
   }
 
-  void FinishLosses() {
+  // A copy for each call would be as large as all else there; one call does for many positions.
+  __attribute__((noinline)) void FinishLosses() {
     const V z_loss = Splat(problem.z_loss);
     for (int64_t j = 0; j < kTileLanes; j += kStep) {
       results.softmax.Set(j, Finish(Load(stats.max.at + j), stats.sum_minus_one.From(j)));

@@ -206,56 +206,50 @@ struct LongRows {
     });
   }
 
-  void Wait(int64_t lane, Rounded<Acc> sum_minus_one, Acc live) {
+  void RunNext() {
+    const int64_t lane = position - first_waiting;
+    int64_t label = -1;
+    bool live = true;
+    Target<Acc> target = {0, 0, 0};
+    if constexpr (Row::kHasTarget) {
+      label = problem.index(position);
+      live = label != problem.raw.ignore_index;
+      if (live) {
+        const Acc weight = problem.weight(label);
+        target = {problem.Capped(ToFloat(*logits(label))), problem.row.keep * weight,
+                  Row::kDense ? problem.row.uniform * weight : Acc{0}};
+        waiting.targets.logit[lane] = target.logit;
+        waiting.targets.weight[lane] = weight;
+      }
+    }
+    // An ignored row is read only where its lse is wanted.
+    row = {};
+    Rounded<Acc> sum_minus_one = {};
+    if (live || problem.lse != nullptr) sum_minus_one = Summarise();
+    waiting.targets.live[lane] = live ? Acc{1} : Acc{0};
     waiting.stats.max[lane] = row.max;
     waiting.stats.sum_minus_one.SetLane(lane, sum_minus_one);
     waiting.stats.gap.SetLane(lane, {static_cast<Acc>(gap()), 0});
     waiting.stats.total.SetLane(lane, {total(), 0});
-    waiting.targets.live[lane] = live;
-  }
-
-  // An ignored row is read only where its lse is wanted.
-  void RunIgnored(int64_t lane) {
-    row = {};
-    Wait(lane, problem.lse != nullptr ? Summarise() : Rounded<Acc>{}, 0);
-    if (problem.dlogits != nullptr) writer.WriteZeros(classes());
-  }
-
-  void StoreWaiting() {
-    waiting.FinishLosses();
-    waiting.StoreResults(first_waiting, position - first_waiting);
-    first_waiting = position;
-  }
-
-  void RunNext() {
-    const int64_t lane = position - first_waiting;
-    Target<Acc> target = {0, 0, 0};
-    int64_t label = -1;
-    if constexpr (Row::kHasTarget) {
-      label = problem.index(position);
-      if (label == problem.raw.ignore_index) {
-        RunIgnored(lane);
-        return;
-      }
-      const Acc weight = problem.weight(label);
-      target = {problem.Capped(ToFloat(*logits(label))), problem.row.keep * weight,
-                Row::kDense ? problem.row.uniform * weight : Acc{0}};
-      waiting.targets.logit[lane] = target.logit;
-      waiting.targets.weight[lane] = weight;
-    }
-    const Rounded<Acc> sum_minus_one = Summarise();
-    Wait(lane, sum_minus_one, 1);
+    if (problem.dlogits == nullptr) return;
     if constexpr (!Row::kHasTarget) target.logit = row.max;
-    if (problem.dlogits != nullptr) WriteGradient(sum_minus_one, label, target);
+    if (live) {
+      WriteGradient(sum_minus_one, label, target);
+    } else {
+      writer.WriteZeros(classes());
+    }
   }
 
   void RunTo(int64_t last) {
     while (position < last) {
       RunNext();
       ++position;
-      if (position - first_waiting == kTileLanes) StoreWaiting();
+      const int64_t count = position - first_waiting;
+      if (count < kTileLanes && position < last) continue;
+      waiting.FinishLosses();
+      waiting.StoreResults(first_waiting, count);
+      first_waiting = position;
     }
-    if (position > first_waiting) StoreWaiting();
     writer.Finish();
   }
 };

@@ -78,8 +78,7 @@ struct LanePositions {
     if constexpr (Row::kHasTarget) {
       const bool weighted = problem.class_weights != nullptr;
       const V weight = Load((weighted ? targets.weight : targets.live).at + j);
-      const V everywhere = Row::kDense ? problem.row.uniform * weight : V{};
-      target = {Load(targets.logit.at + j), problem.row.keep * weight, everywhere};
+      target = problem.row.TargetOf(Load(targets.logit.at + j), weight);
     }
     return target;
   }

@@ -115,7 +115,7 @@ template <bool kDense, class Acc, class Coefficient>
 inline Terms<Acc> SumTerms(const Coefficient& coefficient, const Classes<Acc>& x, int64_t n,
                            Vector<Acc> max, bool keep) {
   using V = Vector<Acc>;
-  const V shift = max == Splat(-Infinity<Acc>()) ? V{} : max;
+  const V shift = Shift(max);
   Terms<Acc> terms;
   V others = {};
   for (int64_t c = 0; c < n; ++c) {

@@ -216,16 +216,15 @@ struct LongRows {
       live = label != problem.raw.ignore_index;
       if (live) {
         const Acc weight = problem.weight(label);
-        target = {problem.Capped(ToFloat(*logits(label))), problem.row.keep * weight,
-                  Row::kDense ? problem.row.uniform * weight : Acc{0}};
+        target = problem.row.TargetOf(problem.Capped(ToFloat(*logits(label))), weight);
         waiting.targets.logit[lane] = target.logit;
         waiting.targets.weight[lane] = weight;
       }
     }
     // An ignored row is read only where its lse is wanted.
     row = {};
-    Rounded<Acc> sum_minus_one = {};
-    if (live || problem.lse != nullptr) sum_minus_one = Summarise();
+    const bool reads = live || problem.lse != nullptr;
+    const Rounded<Acc> sum_minus_one = reads ? Summarise() : Rounded<Acc>{};
     waiting.targets.live[lane] = live ? Acc{1} : Acc{0};
     waiting.stats.max[lane] = row.max;
     waiting.stats.sum_minus_one.SetLane(lane, sum_minus_one);

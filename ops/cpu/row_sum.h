@@ -55,9 +55,10 @@ template <class Acc, class PeakStats>
 inline Rounded<Acc> SumMinusOne(const RowSum<Acc>& row, const PeakStats& peak_stats) {
   const double factor = row.relative_to_max();
   const double sum = (row.peak_sum + row.other_sum) * factor;
-  if (!(sum < 2)) return RoundedTo<Acc>(sum - 1);
-  const RowStats<Acc> stats = peak_stats(row.peak, row.max);
-  return RoundedTo<Acc>((stats.count_max - 1) + (stats.rest + row.other_sum * factor));
+  if (!(sum < 2)) return SumMinusOne(RowStats<Acc>{row.max, 0, sum});
+  RowStats<Acc> stats = peak_stats(row.peak, row.max);
+  stats.rest += row.other_sum * factor;
+  return SumMinusOne(stats);
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

@@ -163,9 +163,8 @@ ONNXLOSS_DEVICE Result<Acc> FinishRow(const Problem<T, Row>& problem, int64_t po
     dense_total = problem.DenseTotal();
     if (label.index != kNoLabel) {
       const int64_t place = problem.First(position) + label.index * problem.call.inner;
-      const Acc weight = problem.Weight(label.index);
-      target = {problem.Capped(Wide(problem.logits()[place])), problem.row.keep * weight,
-                Row::kDense ? problem.row.uniform * weight : Acc{0}};
+      const Acc logit = problem.Capped(Wide(problem.logits()[place]));
+      target = problem.row.TargetOf(logit, problem.Weight(label.index));
     }
   }
   const Acc z_loss = static_cast<Acc>(problem.call.z_loss);

@@ -19,9 +19,9 @@ struct RowStats {
 };
 
 // What exponents are taken relative to: a row of -inf alone has no finite maximum.
-template <class Acc>
-SCE_HD Acc Shift(Acc max) {
-  return max == -Infinity<Acc>() ? Acc{0} : max;
+template <class V>
+SCE_HD V Shift(V max) {
+  return max == V{} - Infinity<typename NumberTypes<V>::Scalar>() ? V{} : max;
 }
 
 // `stats` relative to the greater maximum `max`.
@@ -65,8 +65,13 @@ SCE_HD RowSoftmax<Acc> Finish(Acc max, Rounded<Acc> sum_minus_one) {
 }
 
 template <class Acc>
+SCE_HD Rounded<Acc> SumMinusOne(RowStats<Acc> stats) {
+  return RoundedTo<Acc>((stats.count_max - 1) + stats.rest);
+}
+
+template <class Acc>
 SCE_HD RowSoftmax<Acc> Finish(RowStats<Acc> stats) {
-  return Finish(stats.max, RoundedTo<Acc>((stats.count_max - 1) + stats.rest));
+  return Finish(stats.max, SumMinusOne(stats));
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

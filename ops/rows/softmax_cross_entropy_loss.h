@@ -6,6 +6,14 @@
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
+// The target's own share of the sums, coefficient (1-e) w_y.
+template <class Acc>
+struct Target {
+  Acc logit;
+  Acc coefficient;        // (1-e) w_y
+  Acc dense_coefficient;  // (e/C) w_y, 0 without smoothing
+};
+
 // Contract. With e = label_smoothing, w = class weights (1 if absent), y the label, C classes:
 //
 //   a_c  = (1-e) w_y [c = y] + (e/C) w_c
@@ -29,14 +37,10 @@ struct SoftmaxCrossEntropyLossRow {
   SCE_HD V Coefficient(V /*label*/, V weight) const {
     return uniform * weight;
   }
-};
-
-// The target's own share of the sums, coefficient (1-e) w_y.
-template <class Acc>
-struct Target {
-  Acc logit;
-  Acc coefficient;        // (1-e) w_y
-  Acc dense_coefficient;  // (e/C) w_y, 0 without smoothing
+  template <class V>
+  SCE_HD Target<V> TargetOf(V logit, V weight) const {
+    return {logit, keep * weight, kSmoothed ? uniform * weight : V{}};
+  }
 };
 
 // Rounded once, but for the terms that are sums over classes: what the steps lose is added up

@@ -18,6 +18,7 @@ from tests.drafts import (
     offset,
     offset_16_bit,
     one_hot,
+    rising_after_neg_inf,
     scaled_probabilities,
     set_all_labels,
     set_labels,
@@ -50,6 +51,8 @@ SHARED: tuple[Trait, ...] = (
     Trait("neg_inf_at_target", (6, 5), set_logit(-np.inf, at_target=True)),
     # Smoothing gives a masked class a coefficient: the loss is +inf, the gradient finite.
     Trait("neg_inf_smoothed", (6, 5), set_logit(-np.inf, at_target=False), e=0.1),
+    Trait("neg_inf_smoothed_long", (2, 2, 600), rising_after_neg_inf, axis=2, e=0.1),
+    Trait("neg_inf_smoothed_kdim", (2, 600, 3), rising_after_neg_inf, e=0.1),
     Trait("neg_inf_row", (4, 5), neg_inf_row),
     Trait("pos_inf", (4, 5), set_logit(np.inf, at_target=False)),
     Trait("pos_inf_at_target", (4, 5), set_logit(np.inf, at_target=True)),

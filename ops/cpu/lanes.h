@@ -45,7 +45,9 @@ struct LaneSums {
     return exact == exact ? exact : sum;
   }
   double Exact(int64_t lane) const {
-    return static_cast<double>(value[lane]) + static_cast<double>(lost[lane]);
+    const double sum = static_cast<double>(value[lane]);
+    const double exact = sum + static_cast<double>(lost[lane]);
+    return exact == exact ? exact : sum;
   }
   void SetLane(int64_t lane, Rounded<Acc> sum) {
     value[lane] = sum.value;

@@ -4,8 +4,12 @@
 
 #include "cpu/lanes.h"
 #include "cpu/problem.h"
+#include "cpu/writer.h"
 
 namespace onnxloss::ONNXLOSS_TARGET {
+
+// One call does for many positions, and a copy for each would be as large as all else there.
+#define ONNXLOSS_FOR_MANY __attribute__((noinline))
 
 // The labels of the lanes, and what the gradient is scaled with.
 template <class Acc>
@@ -60,6 +64,7 @@ struct LanePositions {
   const TypedProblem<T, Row>& problem;
   LaneStats<Acc> stats = {};
   LaneTargets<Acc> targets;
+  bool all_live = true;
   LaneResults<Acc> results = {};
 
   explicit LanePositions(const TypedProblem<T, Row>& typed) : problem(typed) {
@@ -68,6 +73,39 @@ struct LanePositions {
     Fill(&targets.live, Acc{1});
     Fill(&targets.weight, Acc{0});
     Fill(&targets.k, problem.dlogits == nullptr ? Acc{0} : problem.upstream(0));
+  }
+
+  // Of the first `lanes` positions, of which lane 0 is `first`; the others keep theirs.
+  ONNXLOSS_FOR_MANY void LoadTargets(int64_t first, int64_t lanes) {
+    if (problem.dlogits != nullptr && problem.upstream_per_position()) {
+      for (int64_t j = 0; j < lanes; ++j) targets.k[j] = problem.upstream(first + j);
+    }
+    if constexpr (Row::kHasTarget) {
+      if (problem.raw.label_kind == LabelKind::kIndex64) {
+        LoadLabels<int64_t>(first, lanes);
+      } else {
+        LoadLabels<int32_t>(first, lanes);
+      }
+    }
+  }
+  template <class Index>
+  void LoadLabels(int64_t first, int64_t lanes) {
+    const Index* labels = static_cast<const Index*>(problem.raw.labels) + first;
+    const int64_t ignore_index = problem.raw.ignore_index;
+    int64_t ignored_labels = 0;
+#pragma omp simd reduction(+ : ignored_labels)
+    for (int64_t j = 0; j < lanes; ++j) {
+      const bool ignored = labels[j] == ignore_index;
+      targets.label[j] = ignored ? -1 : labels[j];
+      targets.live[j] = ignored ? Acc{0} : Acc{1};
+      ignored_labels += ignored ? 1 : 0;
+    }
+    all_live = ignored_labels == 0;
+    if (problem.class_weights == nullptr) return;
+    for (int64_t j = 0; j < lanes; ++j) {
+      const int64_t label = targets.label[j];
+      targets.weight[j] = label < 0 ? Acc{0} : problem.weight(label);
+    }
   }
 
   V TotalOf(int64_t j) const {
@@ -83,34 +121,36 @@ struct LanePositions {
     return target;
   }
 
-  // A copy for each call would be as large as all else there; one call does for many positions.
-  __attribute__((noinline)) void FinishLosses() {
+  ONNXLOSS_FOR_MANY void FinishLosses() {
     const V z_loss = Splat(problem.z_loss);
     for (int64_t j = 0; j < kTileLanes; j += kStep) {
-      results.softmax.Set(j, Finish(Load(stats.max.at + j), stats.sum_minus_one.From(j)));
+      results.softmax.Set(j, Finish(Load(stats.max.at + j), stats.sum_minus_one.At(j)));
     }
     for (int64_t j = 0; j < kTileLanes; j += kStep) {
       const RowSoftmax<V> softmax = results.softmax.From(j);
       const V lse = LogSumExp(softmax);
       const V gap = Row::kDense ? stats.gap.RoundedFrom(j) : V{};
       const V live = Load(targets.live.at + j);
-      const V loss = TargetLoss(softmax, TargetOf(j), gap, TotalOf(j)) + ZLoss(z_loss, lse);
+      V loss = TargetLoss<Row::kDense>(softmax, TargetOf(j), gap, TotalOf(j));
+      if (problem.z_loss != 0) loss += ZLoss(z_loss, lse);
       Store(results.loss.at + j, live == V{} ? V{} : loss);
       if (problem.lse != nullptr) Store(results.lse.at + j, lse);
     }
   }
 
   // After FinishLosses.
-  void FinishGradients() {
+  ONNXLOSS_FOR_MANY void FinishGradients() {
     const V z_loss = Splat(problem.z_loss);
     for (int64_t j = 0; j < kTileLanes; j += kStep) {
       const RowSoftmax<V> softmax = results.softmax.From(j);
-      const V total = TotalOf(j) + ZLossShare(z_loss, LogSumExp(softmax));
+      V total = TotalOf(j);
+      if (problem.z_loss != 0) total += ZLossShare(z_loss, LogSumExp(softmax));
       const V k = Load(targets.k.at + j);
       const V scale = k / softmax.sum;
       if constexpr (Row::kHasTarget) {
         const Target<V> target = TargetOf(j);
-        Store(results.at_target.at + j, TargetGradient(softmax, target, total, k));
+        const V at_target = TargetGradient(softmax, target, total, k);
+        Store(results.at_target.at + j, Load(targets.live.at + j) == V{} ? V{} : at_target);
         Store(results.factor.at + j, (target.coefficient + total) * scale);
       } else {
         Store(results.total.at + j, total);
@@ -119,29 +159,35 @@ struct LanePositions {
     }
   }
 
-  // What makes gradients of the exponentials e of class c, for the lanes from j on: exactly 0 where
-  // nothing counts.
-  template <class Coefficient>
-  auto GradientOf(const Coefficient& coefficient, int64_t j) const {
+  // What makes gradients of exponentials, with the dense coefficients of their classes:
+  // of_lanes(v) are the elements of v for their positions, where v is of the lanes from j on.
+  // Exactly 0 where nothing counts; kLive says that everything does.
+  template <bool kLive>
+  auto GradientOf(int64_t j) const {
     const auto at = [j](const Lanes<Acc>& lanes) { return Load(lanes.at + j); };
     if constexpr (Row::kHasTarget) {
-      return [coefficient, live = at(targets.live), k = at(targets.k), factor = at(results.factor)](
-                 V e, int64_t c) {
-        V value = e * factor;
-        if constexpr (Row::kDense) value = UntargetedGradient(e, factor, V{coefficient(c)}, k);
-        return live == V{} ? V{} : value;
+      return [live = at(targets.live), k = at(targets.k), factor = at(results.factor)](
+                 V e, V coefficient, const auto& of_lanes) {
+        V value = e * of_lanes(factor);
+        if constexpr (Row::kDense) {
+          value = UntargetedGradient(e, of_lanes(factor), coefficient, of_lanes(k));
+        }
+        if constexpr (kLive) return value;
+        return of_lanes(live) == V{} ? V{} : value;
       };
     } else {
-      return [coefficient, total = at(results.total), scale = at(results.scale),
-              sum_minus_one = at(results.softmax.sum_minus_one)](V e, int64_t c) {
-        return DenseGradient(e, total, V{coefficient(c)}, sum_minus_one, scale);
+      return [total = at(results.total), scale = at(results.scale),
+              sum_minus_one = at(results.softmax.sum_minus_one)](V e, V coefficient,
+                                                                 const auto& of_lanes) {
+        return DenseGradient(e, of_lanes(total), coefficient, of_lanes(sum_minus_one),
+                             of_lanes(scale));
       };
     }
   }
 
   // Writes what is wanted of the results of the first `lanes` positions, of which lane 0 is
   // `first`. They share a partial sum, or have one each.
-  void StoreResults(int64_t first, int64_t lanes) {
+  ONNXLOSS_FOR_MANY void StoreResults(int64_t first, int64_t lanes) {
     if (problem.stores()) {
       for (int64_t j = 0; j < lanes; ++j) {
         results.loss[j] = problem.Store(first + j, results.loss[j], results.lse[j]);
@@ -160,5 +206,28 @@ struct LanePositions {
     problem.AddToPartial(first, sum);
   }
 };
+
+// Writes gradients by capped logits, values(i, count) for the vector of `logits` from i on, as
+// those by the logits, which stay exactly 0 where nothing counts.
+template <class T, class Values>
+void WriteGradients(const Values& values, Accumulator<T> cap, const T* logits, int64_t n,
+                    Writer<T>* writer) {
+  using V = Vector<Accumulator<T>>;
+  if (cap == 0) return writer->Write(n, values);
+  writer->Write(n, [&, caps = Splat(cap)](int64_t i, int64_t count) {
+    const V gradient = values(i, count);
+    const V by_logit = gradient * SoftCapSlope(LoadFirst(logits + i, count, T{}), caps);
+    return gradient == V{} ? V{} : by_logit;
+  });
+}
+
+template <class T>
+ONNXLOSS_FOR_MANY void WriteFrom(const Accumulator<T>* gradients, Accumulator<T> cap,
+                                 const T* logits, int64_t n, Writer<T>* writer) {
+  const auto values = [=](int64_t i, int64_t count) {
+    return LoadFirst(gradients + i, count, Accumulator<T>{0});
+  };
+  WriteGradients(values, cap, logits, n, writer);
+}
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

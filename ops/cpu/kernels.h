@@ -82,7 +82,9 @@ int64_t PositionsPerTask(int64_t classes, int64_t positions);
 int64_t PositionsPerScan(const LossProblem& problem);
 
 // Rows no shorter than this are summed one by one, shorter ones many at a time.
-constexpr int64_t kSmallestLongRow = 192;
+constexpr int64_t kSmallestLongRow = 320;
+// Rows of no more classes are turned on their side.
+constexpr int64_t kFewClasses = 15;
 // Positions that a tile handles side by side.
 constexpr int64_t kTileLanes = 64;
 

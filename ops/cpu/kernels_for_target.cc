@@ -4,6 +4,7 @@
 #include "cpu/label_gradient.h"
 #include "cpu/long_rows.h"
 #include "cpu/probabilities.h"
+#include "cpu/short_rows.h"
 #include "cpu/tiles.h"
 #include "cpu/weights.h"
 
@@ -16,13 +17,14 @@ namespace {
 template <class T, class Row>
 void RunTyped(const TypedProblem<T, Row>& problem, int64_t first, int64_t last) {
   const LossProblem& raw = problem.raw;
-  const bool long_rows = raw.inner == 1 && raw.classes >= kSmallestLongRow;
   if (!raw.from_logits) {
     RunProbabilities(problem, first, last);
-  } else if (long_rows) {
-    RunLongRows(problem, first, last);
-  } else {
+  } else if (raw.inner > 1 || raw.classes <= kFewClasses) {
     RunTiles(problem, first, last);
+  } else if (raw.classes < kSmallestLongRow) {
+    RunShortRows(problem, first, last);
+  } else {
+    RunLongRows(problem, first, last);
   }
   if constexpr (!Row::kHasTarget) {
     if (raw.dlabels != nullptr) WriteLabelGradient(problem, first, last);

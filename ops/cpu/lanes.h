@@ -36,9 +36,8 @@ struct LaneSums {
     const Rounded<Vector<Acc>> sum = TwoSum(Load(value.at + j), term);
     Set(j, {sum.value, Load(lost.at + j) + sum.lost});
   }
-  Rounded<Vector<Acc>> From(int64_t j) const {
-    return TwoSum(Load(value.at + j), Load(lost.at + j));
-  }
+  Rounded<Vector<Acc>> At(int64_t j) const { return {Load(value.at + j), Load(lost.at + j)}; }
+  void Round(int64_t j) { Set(j, TwoSum(Load(value.at + j), Load(lost.at + j))); }
   Vector<Acc> RoundedFrom(int64_t j) const {
     const Vector<Acc> sum = Load(value.at + j);
     const Vector<Acc> exact = sum + Load(lost.at + j);

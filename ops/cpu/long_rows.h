@@ -6,7 +6,6 @@
 #include "cpu/coefficients.h"
 #include "cpu/finish.h"
 #include "cpu/row_sum.h"
-#include "cpu/writer.h"
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
@@ -186,7 +185,6 @@ struct LongRows {
     }
   }
 
-  // The gradient by the capped logits is that by the logits but for the cap's slope.
   template <class Values>
   void WriteBlock(int64_t n, int64_t target, Acc at_target, int64_t first, const Values& values) {
     const auto patched = [&](int64_t i, int64_t count) {
@@ -195,15 +193,7 @@ struct LongRows {
       if (Row::kHasTarget && lane < static_cast<uint64_t>(count)) gradient[lane] = at_target;
       return gradient;
     };
-    if (problem.softcap == 0) {
-      writer.Write(n, patched);
-      return;
-    }
-    const T* x = logits(first);
-    const Vector<Acc> cap = Splat(problem.softcap);
-    writer.Write(n, [&](int64_t i, int64_t count) {
-      return patched(i, count) * SoftCapSlope(LoadFirst(x + i, count, T{}), cap);
-    });
+    WriteGradients(patched, problem.softcap, logits(first), n, &writer);
   }
 
   void RunNext() {

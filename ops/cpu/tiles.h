@@ -6,7 +6,6 @@
 
 #include "cpu/finish.h"
 #include "cpu/transpose.h"
-#include "cpu/writer.h"
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
@@ -48,7 +47,7 @@ struct Tile {
 
   alignas(64) Acc x[kTileElements];
   alignas(64) Acc probabilities[Row::kHasTarget ? 1 : kTileElements];
-  alignas(64) Acc row_major[kSmallestLongRow * kVector + kPieceWidth<Acc>];
+  alignas(64) Acc row_major[kFewClasses * kVector + kPieceWidth<Acc>];
 
   LanePositions<T, Row> positions;
 
@@ -61,7 +60,7 @@ struct Tile {
   int64_t part(int64_t c0) const {
     return classes() - c0 < kTileClasses ? classes() - c0 : kTileClasses;
   }
-  // RunTiles is not asked for rows in one piece of kSmallestLongRow classes or more.
+  // RunTiles is not asked for rows in one piece of more than kFewClasses.
   bool in_one_piece() const { return inner() == 1; }
   // Of a tile's part of n classes: those of the lanes from j on.
   Classes<Acc> ClassesOf(Acc* part, int64_t n, int64_t j) const {
@@ -139,21 +138,6 @@ struct Tile {
     if constexpr (!Row::kHasTarget) LoadRows(problem.probabilities(), n, j, probabilities);
   }
 
-  // Writes gradients by capped logits as those by the logits, which stay exactly 0 where nothing
-  // counts.
-  void Write(const Acc* gradients, const T* logits, int64_t n, Writer<T>* writer) const {
-    using V = Vector<Acc>;
-    const auto plain = [=](int64_t i, int64_t count) {
-      return LoadFirst(gradients + i, count, Acc{0});
-    };
-    if (problem.softcap == 0) return writer->Write(n, plain);
-    writer->Write(n, [=, cap = Splat(problem.softcap)](int64_t i, int64_t count) {
-      const V gradient = plain(i, count);
-      return gradient == V{} ? V{}
-                             : gradient * SoftCapSlope(LoadFirst(logits + i, count, T{}), cap);
-    });
-  }
-
   // The rows of the lanes from j on; only now with what their labels get, since a vector would wait
   // for a number stored to the memory that it is loaded from.
   template <class Form>
@@ -179,7 +163,8 @@ struct Tile {
       }
     }
     FormRows(form, n, j, row_major);
-    Write(row_major, problem.logits + (first + j) * n, rows * n, &writers.of_rows);
+    WriteFrom(row_major, problem.softcap, problem.logits + (first + j) * n, rows * n,
+              &writers.of_rows);
   }
 
   void StorePart(int64_t c0, int64_t n) {
@@ -193,40 +178,10 @@ struct Tile {
         const int64_t place = offset + (c0 + c) * inner();
         Writer<T>& writer = writers.of_class[c];
         if (begins) writer = {problem.dlogits + place, problem.raw.stream};
-        Write(x + c * kTileLanes + lane, problem.logits + place, run, &writer);
+        WriteFrom(x + c * kTileLanes + lane, problem.softcap, problem.logits + place, run, &writer);
         if (ends) writer.Finish();
       }
     });
-  }
-
-  template <class Index>
-  void LoadLabels() {
-    const Index* labels = static_cast<const Index*>(problem.raw.labels) + first;
-    const int64_t ignore_index = problem.raw.ignore_index;
-#pragma omp simd
-    for (int64_t j = 0; j < lanes; ++j) {
-      const bool ignored = labels[j] == ignore_index;
-      positions.targets.label[j] = ignored ? -1 : labels[j];
-      positions.targets.live[j] = ignored ? Acc{0} : Acc{1};
-    }
-    if (problem.class_weights == nullptr) return;
-    for (int64_t j = 0; j < lanes; ++j) {
-      const int64_t label = positions.targets.label[j];
-      positions.targets.weight[j] = label < 0 ? Acc{0} : problem.weight(label);
-    }
-  }
-
-  void LoadTargets() {
-    if (gradient() && problem.upstream_per_position()) {
-      for (int64_t j = 0; j < lanes; ++j) positions.targets.k[j] = problem.upstream(first + j);
-    }
-    if constexpr (Row::kHasTarget) {
-      if (problem.raw.label_kind == LabelKind::kIndex64) {
-        LoadLabels<int64_t>();
-      } else {
-        LoadLabels<int32_t>();
-      }
-    }
   }
 
   // coefficient(c) of class c0 + c, for the lanes from j on of a part of n classes; any number
@@ -285,6 +240,7 @@ struct Tile {
         SummariseLanes(c0, n, j);
       }
     }
+    for (int64_t j = 0; j < kTileLanes; j += kVector) positions.stats.sum_minus_one.Round(j);
   }
 
   void FormGradient() {
@@ -296,7 +252,11 @@ struct Tile {
         for (int64_t c = 0; c < n; ++c) ExpLanes(positions.stats.max.at, x + c * kTileLanes);
       }
       for (int64_t j = 0; j < kTileLanes; j += kVector) {
-        const auto form = positions.GradientOf(Coefficients(c0, n, j), j);
+        const auto gradient_of = positions.template GradientOf<false>(j);
+        const auto coefficient = Coefficients(c0, n, j);
+        const auto form = [&](Vector<Acc> e, int64_t c) {
+          return gradient_of(e, coefficient(c), [](Vector<Acc> of_lanes) { return of_lanes; });
+        };
         if (in_one_piece()) {
           StoreRows(form, n, j);
           continue;
@@ -313,7 +273,7 @@ struct Tile {
   void Run(int64_t at, int64_t count) {
     first = at;
     lanes = count;
-    LoadTargets();
+    positions.LoadTargets(first, lanes);
     Summarise();
     positions.FinishLosses();
     if (gradient()) {

@@ -169,8 +169,8 @@ ONNXLOSS_DEVICE Result<Acc> FinishRow(const Problem<T, Row>& problem, int64_t po
   }
   const Acc z_loss = static_cast<Acc>(problem.call.z_loss);
   Result<Acc> result = {};
-  result.loss = TargetLoss(softmax, target, static_cast<Acc>(summary.dense.gap), dense_total) +
-                ZLoss(z_loss, lse);
+  const Acc gap = static_cast<Acc>(summary.dense.gap);
+  result.loss = TargetLoss<Row::kDense>(softmax, target, gap, dense_total) + ZLoss(z_loss, lse);
   if (!label.counts) result.loss = 0;
   if (label.bad) result.loss = NotANumber<Acc>();
   result.lse = lse;

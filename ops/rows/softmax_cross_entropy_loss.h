@@ -44,13 +44,14 @@ struct SoftmaxCrossEntropyLossRow {
 };
 
 // Rounded once, but for the terms that are sums over classes: what the steps lose is added up
-// apart. It is nan beside an infinite loss.
-template <class Acc>
+// apart. It is nan beside an infinite loss. The dense terms are 0 unless kDense.
+template <bool kDense, class Acc>
 SCE_HD Acc TargetLoss(RowSoftmax<Acc> softmax, Target<Acc> target, Acc dense_gap, Acc dense_total) {
-  const Acc total = target.coefficient + dense_total;
+  const Acc total = kDense ? target.coefficient + dense_total : target.coefficient;
   const Rounded<Acc> gap = TwoSum(softmax.max, -target.logit);
   const Acc of_target = GapTerm(target.coefficient, gap.value);
-  const Rounded<Acc> of_all = TwoSum(total * softmax.log_sum, dense_gap);
+  Rounded<Acc> of_all = {total * softmax.log_sum, Acc{}};
+  if (kDense) of_all = TwoSum(of_all.value, dense_gap);
   const Rounded<Acc> loss = TwoSum(of_target, of_all.value);
   const Acc lost =
       loss.lost + of_all.lost + target.coefficient * gap.lost + total * softmax.log_sum_lost;

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
-// The error bounds in the contracts of rows/math.h and rows/softcap.h, and the turning of tiles, as
-// one instruction set compiles them.
+// The error bounds in the contracts of rows/math.h and rows/softcap.h, and the loops over rows side
+// by side, as one instruction set compiles them.
 #include <algorithm>
 #include <limits>
+#include <numeric>
+#include <vector>
 
+#include "cpu/row_vectors.h"
 #include "cpu/transpose.h"
 #include "rows/softcap.h"
 #include "test_support.h"
@@ -113,6 +116,51 @@ void CheckTranspose(int64_t n) {
   }
 }
 
+// Each row's sum: of small integers, hence exact in any order.
+template <class Acc>
+void CheckJoinedRows(int64_t n) {
+  constexpr int64_t w = kRowWidth<Acc>;
+  Random random(static_cast<uint64_t>(n));
+  std::vector<Acc> rows(static_cast<size_t>(w * n + w));
+  for (Acc& each : rows) each = static_cast<Acc>(random.Below(1000));
+  const auto of = [&](int64_t, int64_t i) { return LoadAs<RowVector<Acc>>(rows.data() + i); };
+  const auto sums = JoinedRows(n, Acc{0}, of, [](auto a, auto b) { return a + b; });
+  for (int64_t row = 0; row < w; ++row) {
+    const auto begin = rows.begin() + row * n;
+    if (sums[row] != std::accumulate(begin, begin + n, Acc{0})) {
+      Fail("JoinedRows", "%d classes: row %d", static_cast<int>(n), static_cast<int>(row));
+    }
+  }
+}
+
+template <class Acc>
+void CheckPermuted() {
+  Vector<Acc> values = {};
+  VectorBits<Acc> places = {};
+  for (int64_t i = 0; i < kWidth<Acc>; ++i) {
+    values[i] = static_cast<Acc>(i);
+    places[i] = static_cast<uint32_t>(i * 3 % kWidth<Acc>);
+  }
+  const Vector<Acc> permuted = Permuted(values, places);
+  for (int64_t i = 0; i < kWidth<Acc>; ++i) {
+    if (permuted[i] != static_cast<Acc>(places[i])) {
+      Fail("Permuted", "element %d", static_cast<int>(i));
+    }
+  }
+}
+
+template <class Acc>
+void CheckMarks() {
+  Vector<Acc> values = {};
+  values[1] = std::numeric_limits<Acc>::quiet_NaN();
+  const Marks<Acc> marks = Marks<Acc>::Different(values, Splat(Acc{0}));
+  MarkCount<Acc> count;
+  count.Add(marks);
+  count.Add(marks);
+  const Vector<Acc> chosen = marks.Choose(Splat(Acc{1}), Splat(Acc{2}));
+  if (count.Total() != 2 || chosen[0] != 2 || chosen[1] != 1) Fail("Marks", "of nan");
+}
+
 template <class Acc>
 void CheckAll() {
   CheckExp<Acc>("ExpNonPositive", 2.2, 4.5, [](Acc x) { return ExpNonPositive(x); });
@@ -120,7 +168,12 @@ void CheckAll() {
                 [](Acc x) { return ExpNonPositive(Splat(x))[kWidth<Acc> - 1]; });
   CheckLog1p<Acc>();
   CheckSoftCap<Acc>();
-  for (const int64_t n : {1, 2, 3, 4, 5, 10, 16, 17, 191}) CheckTranspose<Acc>(n);
+  for (const int64_t n : {1, 2, 3, 4, 5, 10, 16, 17, 191}) {
+    CheckTranspose<Acc>(n);
+    CheckJoinedRows<Acc>(n);
+  }
+  CheckPermuted<Acc>();
+  CheckMarks<Acc>();
 }
 
 // Of 16-bit logits, whose results are rounded to 16 bits; `farthest` is the least of differences.

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT
+// The vectors of short rows, several of which share a vector.
+#pragma once
+
+#include <type_traits>
+#include <utility>
+
+#include "cpu/vector_memory.h"
+
+namespace onnxloss::ONNXLOSS_TARGET {
+
+// Element i is element places[i] of `values`.
+template <class V, class Bits>
+inline V Permuted(V values, Bits places) {
+#if defined(__AVX512F__)
+  const __m512i all = BitCast<__m512i>(places);
+  if constexpr (sizeof(values[0]) == sizeof(float)) {
+    return _mm512_maskz_permutexvar_ps(kAll, all, values);
+  } else {
+    return _mm512_maskz_permutexvar_pd(kAll & 0xff, all, values);
+  }
+#else
+#if defined(__AVX2__)
+  if constexpr (sizeof(values[0]) == sizeof(float)) {
+    return _mm256_permutevar8x32_ps(values, BitCast<__m256i>(places));
+  }
+#elif defined(__SSSE3__)
+  if constexpr (sizeof(values[0]) == sizeof(float)) {
+    // Of each place, the four bytes of its element.
+    const __m128i to_each = _mm_set_epi8(12, 12, 12, 12, 8, 8, 8, 8, 4, 4, 4, 4, 0, 0, 0, 0);
+    const __m128i in_each = _mm_set1_epi32(0x03020100);
+    const __m128i first = _mm_shuffle_epi8(BitCast<__m128i>(places << 2), to_each);
+    const __m128i bytes = _mm_add_epi8(first, in_each);
+    return BitCast<V>(_mm_shuffle_epi8(BitCast<__m128i>(values), bytes));
+  }
+#endif
+  V permuted = values;
+  for (uint64_t i = 0; i < sizeof(V) / sizeof(values[0]); ++i) permuted[i] = values[places[i]];
+  return permuted;
+#endif
+}
+
+// The beginning of a row: at most eight elements, since of more a few classes would leave too many
+// empty.
+template <class Acc>
+constexpr int64_t kRowWidth = kWidth<Acc> < 8 ? kWidth<Acc> : 8;
+template <class Acc>
+struct RowTypes {
+  typedef Acc Vector __attribute__((vector_size(kRowWidth<Acc> * sizeof(Acc))));
+};
+template <class Acc>
+using RowVector = typename RowTypes<Acc>::Vector;
+
+// Element `place` of a and b, interleaved by units: of each block the first half, or the second.
+constexpr int InterleavedFrom(int place, int half, int unit, int block, int width) {
+  const int within = place % block;
+  const int from_b = within / unit % 2;
+  return place - within + half * block / 2 + within / (2 * unit) * unit + within % unit +
+         from_b * width;
+}
+template <int kHalf, int kUnit, int kBlock, class V, int... kPlaces>
+inline V Interleaved(V a, V b, std::integer_sequence<int, kPlaces...>) {
+  constexpr int width = sizeof...(kPlaces);
+  return __builtin_shufflevector(a, b, InterleavedFrom(kPlaces, kHalf, kUnit, kBlock, width)...);
+}
+
+// Element i of the result joins the elements of v[i]; there are as many vectors as elements.
+template <int kUnit = 1, class V, class Join>
+SCE_HD V JoinedEach(V* v, const Join& join) {
+  constexpr int width = static_cast<int>(sizeof(V) / sizeof(v[0][0]));
+  if constexpr (kUnit == width) {
+    return v[0];
+  } else {
+    constexpr int in_16_bytes = 16 / static_cast<int>(sizeof(v[0][0]));
+    constexpr int block = in_16_bytes < 2 * kUnit ? 2 * kUnit : in_16_bytes;
+    constexpr std::make_integer_sequence<int, width> places;
+#pragma GCC unroll 4
+    for (int i = 0; i < width / kUnit / 2; ++i) {
+      v[i] = join(Interleaved<0, kUnit, block>(v[2 * i], v[2 * i + 1], places),
+                  Interleaved<1, kUnit, block>(v[2 * i], v[2 * i + 1], places));
+    }
+    return JoinedEach<2 * kUnit>(v, join);
+  }
+}
+
+// kRowWidth rows of n elements: of(r, i) is the vector of row r that begins i elements after the
+// first row does; what is beyond its row counts as `nothing`. Each element of the result joins a
+// row.
+template <class Acc, class Of, class Join>
+SCE_HD RowVector<Acc> JoinedRows(int64_t n, Acc nothing, const Of& of, const Join& join) {
+  using R = RowVector<Acc>;
+  constexpr int64_t w = kRowWidth<Acc>;
+  R joined[w];
+#pragma GCC unroll 8
+  for (int64_t r = 0; r < w; ++r) joined[r] = R{} + nothing;
+  int64_t c = 0;
+  for (; c + w <= n; c += w) {
+    int64_t i = c;
+#pragma GCC unroll 8
+    for (int64_t r = 0; r < w; ++r, i += n) joined[r] = join(of(r, i), joined[r]);
+  }
+  if (c < n) {
+    R place;
+    for (int64_t l = 0; l < w; ++l) place[l] = static_cast<Acc>(l);
+    const auto used = place < R{} + static_cast<Acc>(n - c);
+    int64_t i = c;
+#pragma GCC unroll 8
+    for (int64_t r = 0; r < w; ++r, i += n) {
+      joined[r] = join(used ? of(r, i) : R{} + nothing, joined[r]);
+    }
+  }
+  return JoinedEach(joined, join);
+}
+
+// Which elements of a vector differ from others, and how many those of many vectors are.
+#if defined(__AVX512F__)
+template <class Acc>
+struct Marks {
+  std::conditional_t<std::is_same_v<Acc, float>, __mmask16, __mmask8> bits;
+
+  static Marks Different(Vector<Acc> a, Vector<Acc> b) {
+    if constexpr (std::is_same_v<Acc, float>) {
+      return {_mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ)};
+    } else {
+      return {_mm512_cmp_pd_mask(a, b, _CMP_NEQ_UQ)};
+    }
+  }
+  Vector<Acc> Choose(Vector<Acc> marked, Vector<Acc> other) const {
+    if constexpr (std::is_same_v<Acc, float>) {
+      return _mm512_mask_mov_ps(other, bits, marked);
+    } else {
+      return _mm512_mask_mov_pd(other, bits, marked);
+    }
+  }
+};
+template <class Acc>
+struct MarkCount {
+  int64_t count = 0;
+
+  void Add(Marks<Acc> marks) { count += __builtin_popcount(marks.bits); }
+  int64_t Total() const { return count; }
+};
+#else
+template <class Acc>
+struct Marks {
+  VectorBits<Acc> bits;
+
+  static Marks Different(Vector<Acc> a, Vector<Acc> b) {
+    return {BitCast<VectorBits<Acc>>(a != b)};
+  }
+  Vector<Acc> Choose(Vector<Acc> marked, Vector<Acc> other) const { return bits ? marked : other; }
+};
+template <class Acc>
+struct MarkCount {
+  VectorBits<Acc> negative = {};  // a mark is -1
+
+  void Add(Marks<Acc> marks) { negative += marks.bits; }
+  int64_t Total() const {
+    int64_t total = 0;
+    for (int64_t i = 0; i < kWidth<Acc>; ++i) {
+      total -= static_cast<std::make_signed_t<std::decay_t<decltype(negative[i])>>>(negative[i]);
+    }
+    return total;
+  }
+};
+#endif
+
+}  // namespace onnxloss::ONNXLOSS_TARGET

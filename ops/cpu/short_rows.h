@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: MIT
+// Rows that lie in one piece and are short: many of them at a time.
+#pragma once
+
+#include <type_traits>
+
+#include "cpu/finish.h"
+#include "cpu/row_vectors.h"
+
+namespace onnxloss::ONNXLOSS_TARGET {
+
+// What needs no other element of its row, exponentials and gradients, is formed in the order of
+// memory, where a vector may hold the end of one row and others behind it. Sums over classes are
+// formed of vectors that begin where rows do, in an order that the number of classes alone decides,
+// so that a row's result does not depend on its neighbours.
+//
+// The loops over `rows` rows of n elements each: whole vectors of rows, with kRowWidth readable
+// elements behind them.
+
+template <class Acc>
+ONNXLOSS_FOR_MANY void FindMaxima(const Acc* x, int64_t n, int64_t rows, Acc* max) {
+  using R = RowVector<Acc>;
+  for (int64_t r = 0; r < rows; r += kRowWidth<Acc>, x += kRowWidth<Acc> * n) {
+    const auto of = [x](int64_t, int64_t i) { return LoadAs<R>(x + i); };
+    StoreAs(max + r, JoinedRows(n, -Infinity<Acc>(), of, [](R a, R b) { return Max(a, b); }));
+  }
+}
+
+template <class Acc, class Of>
+SCE_HD RowVector<Acc> SumOfRows(int64_t n, const Of& of) {
+  using R = RowVector<Acc>;
+  return JoinedRows(n, Acc{0}, of, [](R a, R b) { return a + b; });
+}
+
+template <class Acc>
+ONNXLOSS_FOR_MANY void AddUp(const Acc* x, int64_t n, int64_t rows, Acc* sum) {
+  for (int64_t r = 0; r < rows; r += kRowWidth<Acc>, x += kRowWidth<Acc> * n) {
+    const auto of = [x](int64_t, int64_t i) { return LoadAs<RowVector<Acc>>(x + i); };
+    StoreAs(sum + r, SumOfRows<Acc>(n, of));
+  }
+}
+
+// How often each row has its maximum.
+template <class Acc>
+ONNXLOSS_FOR_MANY void CountMaxima(const Acc* x, int64_t n, int64_t rows, const Acc* max,
+                                   Acc* count) {
+  using R = RowVector<Acc>;
+  for (int64_t r0 = 0; r0 < rows; r0 += kRowWidth<Acc>, x += kRowWidth<Acc> * n) {
+    const auto of = [x, of_rows = max + r0](int64_t r, int64_t i) {
+      return LoadAs<R>(x + i) == R{} + of_rows[r] ? R{} + 1 : R{};
+    };
+    StoreAs(count + r0, SumOfRows<Acc>(n, of));
+  }
+}
+
+// The dense sums. Soft labels are laid out like x; the weights of the classes stand one row after
+// the other, too.
+template <class Row, class Acc>
+ONNXLOSS_FOR_MANY void AddGaps(const Row& row, const Acc* x, const Acc* labels, const Acc* weights,
+                               int64_t n, int64_t rows, const Acc* max, Acc* gap, Acc* total) {
+  using R = RowVector<Acc>;
+  for (int64_t r0 = 0; r0 < rows; r0 += kRowWidth<Acc>) {
+    const int64_t first = r0 * n;
+    const auto coefficient = [=](int64_t, int64_t i) {
+      R label = {};
+      if constexpr (!Row::kHasTarget) label = LoadAs<R>(labels + first + i);
+      return row.Coefficient(label, LoadAs<R>(weights + i));
+    };
+    const auto of = [=, max = max + r0](int64_t r, int64_t i) {
+      return GapTerm(coefficient(r, i), Shift(max[r]) - LoadAs<R>(x + first + i));
+    };
+    StoreAs(gap + r0, SumOfRows<Acc>(n, of));
+    if constexpr (!Row::kHasTarget) StoreAs(total + r0, SumOfRows<Acc>(n, coefficient));
+  }
+}
+
+// The exponentials, of which the greatest of each row are left out, see RowStats: an exponential of
+// theirs is 1. Returns how many are not left out. X is the type that the logits came from, and
+// row_of tells the rows of the elements of each vector from the first one's on, for kWidth rows.
+template <class X, class Acc>
+ONNXLOSS_FOR_MANY int64_t Exponentiate(const Acc* __restrict x, int64_t n, int64_t rows,
+                                       const Acc* max,
+                                       const typename NumberTypes<Acc>::Bits* row_of,
+                                       Acc* __restrict e, Marks<Acc>* __restrict others) {
+  using V = Vector<Acc>;
+  constexpr int64_t w = kWidth<Acc>;
+  constexpr int64_t kAhead = 16384;  // further than a block
+  int64_t left = 0;
+  for (int64_t r = 0; r < rows; r += w, x += w * n, e += w * n, others += n) {
+    const V of_rows = Load(max + r);
+    const V shift = Shift(of_rows);
+    MarkCount<Acc> count;
+    for (int64_t j = 0; j < n; ++j) {
+      FetchAhead<kAhead>(x + j * w);
+      const V value = Load(x + j * w);
+      const V of_row = Permuted(shift, LoadAs<VectorBits<Acc>>(row_of + j * w));
+      others[j] = Marks<Acc>::Different(value, of_row);
+      count.Add(others[j]);
+      Store(e + j * w, others[j].Choose(ExpOfLogits<X>(value - of_row), V{}));
+    }
+    // Rows of -inf have no greatest element: they count as if they had one.
+    MarkCount<Acc> infinite;
+    infinite.Add(Marks<Acc>::Different(shift, of_rows));
+    left += count.Total() - infinite.Total();
+  }
+  return left;
+}
+
+// A load waits for earlier stores to memory whose address ends in the same 12 bits: half of such a
+// page keeps what is written here out of the way of what is read from `other` at the time.
+constexpr int64_t kPage = 4096;
+template <class Acc>
+inline Acc* ApartFrom(const Acc* other, Acc* room) {
+  const uintptr_t apart = reinterpret_cast<uintptr_t>(other) + kPage / 2;
+  const uintptr_t bytes = (apart - reinterpret_cast<uintptr_t>(room)) % kPage;
+  return room + bytes / kVectorBytes * (kVectorBytes / sizeof(Acc));
+}
+
+// A tile is a few blocks of rows. Those of a block are taken through their sums while they and
+// their exponentials are in the first cache.
+constexpr int64_t kBlockElements = 4096;
+
+template <class T, class Row>
+struct ShortRows {
+  using Acc = Accumulator<T>;
+  using V = Vector<Acc>;
+  using Bits = typename NumberTypes<Acc>::Bits;
+  static constexpr int64_t kVector = kWidth<Acc>;
+  static constexpr int64_t kBeyond = kRowWidth<Acc>;
+  static constexpr int64_t kTile = kTileLanes * kSmallestLongRow;
+  static constexpr int64_t kRowsAtLeast = kVector * kSmallestLongRow;
+  static constexpr int64_t kBlock = kRowsAtLeast < kBlockElements ? kBlockElements : kRowsAtLeast;
+
+  const TypedProblem<T, Row>& problem;
+  const int64_t n = problem.raw.classes;
+  Writer<T> writer;
+  int64_t first = 0;  // position of lane 0
+  int64_t lanes = 0;  // positions in use; the others compute on what is left of earlier ones
+
+  LanePositions<T, Row> positions;
+  Lanes<int32_t> target;  // where the tile has the lane's label
+  alignas(64) Bits row_of[kRowsAtLeast];
+  alignas(64) Acc weights[Row::kDense ? kRowsAtLeast + kBeyond : 1];
+  alignas(64) Acc room[kTile + kBeyond + kPage / static_cast<int64_t>(sizeof(Acc))];
+  Acc* exponentials = room;
+  Marks<Acc> others[kTile / kVector];
+  alignas(64) Acc copied_logits[kBlock + kBeyond];
+  alignas(64) Acc copied_labels[Row::kHasTarget ? 1 : kBlock + kBeyond];
+
+  ShortRows(const TypedProblem<T, Row>& typed, T* output)
+      : problem(typed), writer(output, typed.raw.stream), positions(typed) {
+    int64_t i = 0;
+    for (int64_t row = 0; row < kVector; ++row) {
+      for (int64_t c = 0; c < n; ++c, ++i) {
+        row_of[i] = static_cast<Bits>(row);
+        if constexpr (Row::kDense) weights[i] = problem.weight(c);
+      }
+    }
+    if constexpr (Row::kDense) {
+      for (; i < kVector * n + kBeyond; ++i) weights[i] = 0;
+    }
+  }
+
+  bool gradient() const { return problem.dlogits != nullptr; }
+
+  // Rows [i, last) of the tile in the accumulator's type: where they are, or copied, with zeros
+  // where there are none.
+  ONNXLOSS_FOR_MANY const Acc* Rows(const T* source, Acc cap, int64_t i, int64_t last,
+                                    Acc* copy) const {
+    source += (first + i) * n;
+    if constexpr (std::is_same_v<T, Acc>) {
+      const int64_t end = (first + last) * n + kBeyond;
+      if (cap == 0 && end <= problem.raw.outer * n) return source;
+    }
+    const int64_t known = ((last < lanes ? last : lanes) - i) * n;
+    for (int64_t j = 0; j < known; j += kVector) {
+      const int64_t count = known - j < kVector ? known - j : kVector;
+      StoreFirst(copy + j, count, LoadFirst(source + j, count, T{}));
+    }
+    for (int64_t j = known; j < (last - i) * n + kBeyond; ++j) copy[j] = 0;
+    if (cap > 0) CapAll(cap, copy, known);
+    return copy;
+  }
+  const Acc* Labels(int64_t i, int64_t last) {
+    if constexpr (Row::kHasTarget) return nullptr;
+    return Rows(problem.probabilities(), 0, i, last, copied_labels);
+  }
+
+  // The sums of rows [i, last) of the tile.
+  void Summarise(int64_t i, int64_t last) {
+    LaneStats<Acc>& stats = positions.stats;
+    const Acc* x = Rows(problem.logits, problem.softcap, i, last, copied_logits);
+    Acc* max = stats.max.at + i;
+    const int64_t rows = last - i;
+    FindMaxima(x, n, rows, max);
+    if (i == 0) exponentials = ApartFrom(x, room);
+    Acc* e = exponentials + (gradient() ? i * n : 0);
+    Marks<Acc>* marks = others + i * n / kVector;
+    const int64_t left = problem.softcap == 0
+                             ? Exponentiate<T>(x, n, rows, max, row_of, e, marks)
+                             : Exponentiate<Acc>(x, n, rows, max, row_of, e, marks);
+    AddUp(e, n, rows, stats.sum_minus_one.value.at + i);
+    for (int64_t r = i; r < last; r += kVector) Store(stats.sum_minus_one.lost.at + r, V{});
+    if (left != rows * (n - 1)) {
+      Lanes<Acc> count;
+      CountMaxima(x, n, rows, max, count.at);
+      for (int64_t r = 0; r < rows; r += kVector) {
+        stats.sum_minus_one.Add(i + r, Load(count.at + r) - 1);
+      }
+    }
+    if constexpr (Row::kDense) {
+      AddGaps(problem.row, x, Labels(i, last), weights, n, rows, max, stats.gap.value.at + i,
+              stats.total.value.at + i);
+    }
+    if constexpr (Row::kHasTarget) {
+#pragma GCC unroll 8
+      for (int64_t r = i; r < last; ++r) positions.targets.logit[r] = x[target[r] - i * n];
+    }
+  }
+
+  // Those of rows [i, last) of the tile; kLive says that no label is ignored.
+  template <bool kLive, class To>
+  void FormGradients(int64_t i, int64_t last, const Acc* labels, To* to) {
+    const int64_t vectors = n;
+    for (int64_t r = i; r < last; r += kVector) {
+      const auto form = positions.template GradientOf<kLive>(r);
+      const Marks<Acc>* other = others + r * n / kVector;
+      const Acc* from = exponentials + r * n;
+      const int64_t row = (r - i) * n;
+      for (int64_t j = 0; j < vectors; ++j) {
+        const int64_t at = j * kVector;
+        const V e = other[j].Choose(Load(from + at), Splat(Acc{1}));
+        V label = {};
+        V coefficient = {};
+        if constexpr (!Row::kHasTarget) label = Load(labels + row + at);
+        if constexpr (Row::kDense) coefficient = problem.row.Coefficient(label, Load(weights + at));
+        const VectorBits<Acc> rows = LoadAs<VectorBits<Acc>>(row_of + at);
+        const auto of_rows = [rows](V values) { return Permuted(values, rows); };
+        Store(to + row + at, form(e, coefficient, of_rows));
+      }
+    }
+    if constexpr (Row::kHasTarget) {
+      // Only now: a vector would wait for a number stored to the memory that it is loaded from.
+#pragma GCC unroll 8
+      for (int64_t r = i; r < last; ++r) {
+        to[target[r] - i * n] = FromFloat<To>(positions.results.at_target[r]);
+      }
+    }
+  }
+  template <class To>
+  void FormGradients(int64_t i, int64_t last, To* to) {
+    const Acc* labels = Labels(i, last);
+    if (positions.all_live) return FormGradients<true>(i, last, labels, to);
+    FormGradients<false>(i, last, labels, to);
+  }
+
+  void StoreGradients(int64_t i, int64_t last) {
+    if (last <= lanes && !problem.raw.stream && problem.softcap == 0) {
+      return FormGradients(i, last, writer.Skip((last - i) * n));
+    }
+    Acc* gradients = exponentials + i * n;
+    FormGradients(i, last, gradients);
+    const int64_t known = ((last < lanes ? last : lanes) - i) * n;
+    WriteFrom(gradients, problem.softcap, problem.logits + (first + i) * n, known, &writer);
+  }
+
+  // Calls visit(i, last) for the blocks of the tile.
+  template <class Visitor>
+  void ForBlocks(const Visitor& visit) const {
+    const int64_t fit = kBlockElements / n / kVector * kVector;
+    const int64_t rows = fit < kVector ? kVector : fit;
+    const int64_t end = (lanes + kVector - 1) / kVector * kVector;
+    for (int64_t i = 0; i < end; i += rows) visit(i, i + rows < end ? i + rows : end);
+  }
+
+  void Run(int64_t at, int64_t count) {
+    first = at;
+    lanes = count;
+    positions.LoadTargets(first, lanes);
+    for (int64_t r = 0; r < kTileLanes; ++r) {
+      const int64_t label = positions.targets.label[r];
+      target[r] = static_cast<int32_t>(r) * static_cast<int32_t>(n) +
+                  static_cast<int32_t>(label > 0 ? label : 0);
+    }
+    ForBlocks([this](int64_t i, int64_t last) { Summarise(i, last); });
+    positions.FinishLosses();
+    if (gradient()) {
+      positions.FinishGradients();
+      ForBlocks([this](int64_t i, int64_t last) { StoreGradients(i, last); });
+    }
+    positions.StoreResults(first, lanes);
+  }
+};
+
+template <class T, class Row>
+void RunShortRows(const TypedProblem<T, Row>& problem, int64_t first, int64_t last) {
+  const int64_t before = problem.dlogits == nullptr ? 0 : first * problem.raw.classes;
+  ShortRows<T, Row> rows(problem, problem.dlogits + before);
+  for (int64_t at = first; at < last; at += kTileLanes) {
+    rows.Run(at, last - at < kTileLanes ? last - at : kTileLanes);
+  }
+  rows.writer.Finish();
+}
+
+}  // namespace onnxloss::ONNXLOSS_TARGET

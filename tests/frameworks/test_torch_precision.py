@@ -21,7 +21,7 @@ from tests.runtime import run_model  # noqa: E402
 from tests.test_accuracy import ulp_errors  # noqa: E402
 
 # As in tests/test_accuracy.py, with fewer rows.
-SHAPES = ((1024, 10), (256, 95), (64, 1000), (16, 5000), (2, 70001))
+SHAPES = ((1024, 10), (256, 95), (128, 319), (64, 1000), (16, 5000), (2, 70001))
 ROUNDING = 1.0
 TORCH_DTYPES = {
     "float32": torch.float32,

@@ -111,8 +111,8 @@ struct Terms {
 };
 
 // Of n <= kPartialTerms classes; with `keep`, x becomes their exponentials. coefficient(c) is the
-// dense one of class c.
-template <bool kDense, class Acc, class Coefficient>
+// dense one of class c, X the type of the logits.
+template <bool kDense, class X, class Acc, class Coefficient>
 inline Terms<Acc> SumTerms(const Coefficient& coefficient, const Classes<Acc>& x, int64_t n,
                            Vector<Acc> max, bool keep) {
   using V = Vector<Acc>;
@@ -121,7 +121,7 @@ inline Terms<Acc> SumTerms(const Coefficient& coefficient, const Classes<Acc>& x
   V others = {};
   for (int64_t c = 0; c < n; ++c) {
     const V value = Load(x[c]);
-    const V e = ExpNonPositive(value - shift);
+    const V e = ExpOfLogits<X>(value - shift);
     others = value != max ? others + 1 : others;
     terms.rest = value != max ? terms.rest + e : terms.rest;
     if constexpr (kDense) {

@@ -241,9 +241,11 @@ struct ShortRows {
     }
     if constexpr (Row::kHasTarget) {
       // Only now: a vector would wait for a number stored to the memory that it is loaded from.
+      for (int64_t r = i; r < last; r += kVector) {
+        To at_target[kVector];
+        Store(at_target, Load(positions.results.at_target.at + r));
 #pragma GCC unroll 8
-      for (int64_t r = i; r < last; ++r) {
-        to[target[r] - i * n] = FromFloat<To>(positions.results.at_target[r]);
+        for (int64_t l = 0; l < kVector; ++l) to[target[r + l] - i * n] = at_target[l];
       }
     }
   }

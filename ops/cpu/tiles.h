@@ -100,12 +100,10 @@ struct Tile {
   void LoadRows(const T* source, int64_t n, int64_t j, Acc* target) {
     const int64_t left = lanes - j;
     const int64_t rows = left < 0 ? 0 : left < kVector ? left : kVector;
-    if constexpr (std::is_same_v<T, Acc>) {
-      if (HasRoom(j, problem.raw.outer)) {
-        const T* from = source + (first + j) * n;
-        for (int64_t i = 0; i < kVector * n; i += kVector) FetchAhead<kAheadInRows>(from + i);
-        return RowsToColumns(from, n, target + j * n);
-      }
+    if (HasRoom(j, problem.raw.outer)) {
+      const T* from = source + (first + j) * n;
+      for (int64_t i = 0; i < kVector * n; i += kVector) FetchAhead<kAheadInRows>(from + i);
+      return RowsToColumns(from, n, target + j * n);
     }
     Copy<kAheadInRows>(source + (first + j) * n, rows * n, row_major);
     for (int64_t i = rows * n; i < kVector * n; ++i) row_major[i] = 0;
@@ -140,14 +138,16 @@ struct Tile {
 
   // The rows of the lanes from j on; only now with what their labels get, since a vector would wait
   // for a number stored to the memory that it is loaded from.
-  template <class Form>
-  void FormRows(const Form& form, int64_t n, int64_t j, Acc* rows) {
+  template <class Form, class To>
+  void FormRows(const Form& form, int64_t n, int64_t j, To* rows) {
     const Classes<Acc> at = ClassesOf(x, n, j);
     ColumnsToRows([&](int64_t c) { return form(Load(at[c]), c); }, n, rows);
     if constexpr (Row::kHasTarget) {
-      for (int64_t i = j; i < j + kVector; ++i, rows += n) {
-        const int64_t label = positions.targets.label[i];
-        if (label >= 0) rows[label] = positions.results.at_target[i];
+      To at_target[kVector];
+      Store(at_target, Load(positions.results.at_target.at + j));
+      for (int64_t i = 0; i < kVector; ++i, rows += n) {
+        const int64_t label = positions.targets.label[j + i];
+        if (label >= 0) rows[label] = at_target[i];
       }
     }
   }
@@ -156,11 +156,9 @@ struct Tile {
   void StoreRows(const Form& form, int64_t n, int64_t j) {
     const int64_t rows = lanes - j < kVector ? lanes - j : kVector;
     if (rows <= 0) return;
-    if constexpr (std::is_same_v<T, Acc>) {
-      const bool plain = !problem.raw.stream && problem.softcap == 0;
-      if (plain && HasRoom(j, writers.last)) {
-        return FormRows(form, n, j, writers.of_rows.Skip(kVector * n));
-      }
+    const bool plain = !problem.raw.stream && problem.softcap == 0;
+    if (plain && HasRoom(j, writers.last)) {
+      return FormRows(form, n, j, writers.of_rows.Skip(kVector * n));
     }
     FormRows(form, n, j, row_major);
     WriteFrom(row_major, problem.softcap, problem.logits + (first + j) * n, rows * n,
@@ -221,8 +219,10 @@ struct Tile {
     const auto coefficient = Coefficients(c0, n, j);
     for (int64_t c = 0; c < n; c += kPartialTerms) {
       const int64_t count = n - c < kPartialTerms ? n - c : kPartialTerms;
-      const Terms<Acc> terms = SumTerms<Row::kDense>([&](int64_t i) { return coefficient(c + i); },
-                                                     at.From(c), count, max, gradient());
+      // Capped logits are not halves any more: this one is right for both.
+      using X = std::conditional_t<std::is_same_v<T, Half>, BFloat16, T>;
+      const Terms<Acc> terms = SumTerms<Row::kDense, X>(
+          [&](int64_t i) { return coefficient(c + i); }, at.From(c), count, max, gradient());
       if (begins && c == 0) {
         Begin<Row::kDense>(terms, j, &positions.stats);
       } else {

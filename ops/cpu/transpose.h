@@ -2,6 +2,7 @@
 // Tiles of rows turned on their side, and back.
 #pragma once
 
+#include <type_traits>
 #include <utility>
 
 #include "cpu/vector_memory.h"
@@ -9,44 +10,58 @@
 namespace onnxloss::ONNXLOSS_TARGET {
 
 // Vectors are made of pieces of 16 bytes. Elements change places within pieces; what crosses them
-// goes through memory, which costs less.
-struct Piece {
-  uint64_t bits[2];
-};
-constexpr int64_t kPieces = kVectorBytes / static_cast<int64_t>(sizeof(Piece));
+// goes through memory, which costs less, and where elements may be narrower.
+constexpr int64_t kPieces = kVectorBytes / 16;
 template <class Acc>
-constexpr int64_t kPieceWidth = static_cast<int64_t>(sizeof(Piece) / sizeof(Acc));
+constexpr int64_t kPieceWidth = 16 / static_cast<int64_t>(sizeof(Acc));
 
 // Piece l from source + l * step.
-template <class Acc>
-inline Vector<Acc> LoadPieces(const Acc* source, int64_t step) {
+template <class T>
+inline Vector<Accumulator<T>> LoadPieces(const T* source, int64_t step) {
+  if constexpr (sizeof(T) == 2) {
+    const auto piece = [=](int64_t l) { return LoadAs<int64_t>(source + l * step); };
 #if defined(__AVX512F__)
-  const auto piece = [=](int64_t l) { return LoadAs<__m128i>(source + l * step); };
-  __m512i pieces = _mm512_zextsi128_si512(piece(0));
-  pieces = _mm512_maskz_inserti32x4(kAll, pieces, piece(1), 1);
-  pieces = _mm512_maskz_inserti32x4(kAll, pieces, piece(2), 2);
-  pieces = _mm512_maskz_inserti32x4(kAll, pieces, piece(3), 3);
-  return BitCast<Vector<Acc>>(pieces);
+    const __m256i pieces = _mm256_set_epi64x(piece(3), piece(2), piece(1), piece(0));
 #elif defined(__AVX2__)
-  return BitCast<Vector<Acc>>(
-      _mm256_set_m128i(LoadAs<__m128i>(source + step), LoadAs<__m128i>(source)));
+    const __m128i pieces = _mm_set_epi64x(piece(1), piece(0));
 #else
-  static_assert(kPieces == 1, "a vector is a piece");
-  (void)step;
-  return Load(source);
+    const int64_t pieces = piece(0);
 #endif
+    return Widened<T>(BitCast<NarrowVector>(pieces));
+  } else {
+#if defined(__AVX512F__)
+    const auto piece = [=](int64_t l) { return LoadAs<__m128i>(source + l * step); };
+    __m512i pieces = _mm512_zextsi128_si512(piece(0));
+    pieces = _mm512_maskz_inserti32x4(kAll, pieces, piece(1), 1);
+    pieces = _mm512_maskz_inserti32x4(kAll, pieces, piece(2), 2);
+    pieces = _mm512_maskz_inserti32x4(kAll, pieces, piece(3), 3);
+    return BitCast<Vector<T>>(pieces);
+#elif defined(__AVX2__)
+    return BitCast<Vector<T>>(
+        _mm256_set_m128i(LoadAs<__m128i>(source + step), LoadAs<__m128i>(source)));
+#else
+    static_assert(kPieces == 1, "a vector is a piece");
+    (void)step;
+    return Load(source);
+#endif
+  }
 }
 
-// Piece kPiece of a vector.
-template <int kPiece, class V>
-inline Piece PieceOf(V v) {
+// To memory, where the elements have the size of T: piece kPiece of what Narrowed made.
+template <int kPiece, class T, class Narrow>
+inline void StorePiece(T* target, Narrow v) {
+  if constexpr (sizeof(T) == 2) {
+    typedef int64_t Pieces __attribute__((vector_size(sizeof(Narrow))));
+    StoreAs(target, BitCast<Pieces>(v)[kPiece]);
+  } else {
 #if defined(__AVX512F__)
-  return BitCast<Piece>(_mm512_maskz_extracti32x4_epi32(0xf, BitCast<__m512i>(v), kPiece));
+    StoreAs(target, _mm512_maskz_extracti32x4_epi32(0xf, BitCast<__m512i>(v), kPiece));
 #elif defined(__AVX2__)
-  return BitCast<Piece>(_mm256_extracti128_si256(BitCast<__m256i>(v), kPiece));
+    StoreAs(target, _mm256_extracti128_si256(BitCast<__m256i>(v), kPiece));
 #else
-  return BitCast<Piece>(v);
+    StoreAs(target, v);
 #endif
+  }
 }
 
 constexpr int InterleavedFrom(int place, int half, int width, int piece_width) {
@@ -79,8 +94,9 @@ inline void TransposePieces(Vector<Acc>* v) {
 
 // columns[c][i] = rows[i][c], for as many rows of n numbers as a vector has elements. Both have
 // room for a piece more; columns for as many vectors.
-template <class Acc>
-inline void RowsToColumns(const Acc* rows, int64_t n, Acc* columns) {
+template <class T>
+inline void RowsToColumns(const T* rows, int64_t n, Accumulator<T>* columns) {
+  using Acc = Accumulator<T>;
   constexpr int64_t p = kPieceWidth<Acc>;
   for (int64_t c = 0; c < n; c += p) {
     Vector<Acc> v[p];
@@ -90,29 +106,29 @@ inline void RowsToColumns(const Acc* rows, int64_t n, Acc* columns) {
   }
 }
 
-template <int kPiece, class Acc>
-inline Acc* StorePiece(const Vector<Acc>* v, Acc* target, int64_t n) {
-  constexpr int64_t p = kPieceWidth<Acc>;
-  for (int64_t i = 0; i < p; ++i, target += n) StoreAs(target, PieceOf<kPiece>(v[i]));
-  return target;
-}
-
-template <class Acc, int... kPiece>
-inline void StorePieces(const Vector<Acc>* v, Acc* target, int64_t n,
+template <class T, class Narrow, int... kPiece>
+inline void StorePieces(const Narrow* v, int64_t p, T* target, int64_t n,
                         std::integer_sequence<int, kPiece...>) {
-  ((target = StorePiece<kPiece, Acc>(v, target, n)), ...);
+  const auto rows = [&](auto piece) {
+    for (int64_t i = 0; i < p; ++i, target += n) StorePiece<piece.value>(target, v[i]);
+  };
+  (rows(std::integral_constant<int, kPiece>()), ...);
 }
 
 // The way back, of column(c), also of the classes from n on that fill a piece. Rows ascend and
 // classes descend: what a piece writes beyond its row is overwritten.
-template <class Acc, class Column>
-inline void ColumnsToRows(const Column& column, int64_t n, Acc* rows) {
+template <class T, class Column>
+inline void ColumnsToRows(const Column& column, int64_t n, T* rows) {
+  using Acc = Accumulator<T>;
   constexpr int64_t p = kPieceWidth<Acc>;
   for (int64_t c = (n - 1) / p * p; c >= 0; c -= p) {
     Vector<Acc> v[p];
     for (int64_t i = 0; i < p; ++i) v[i] = column(c + i);
     TransposePieces<Acc>(v);
-    StorePieces(v, rows + c, n, std::make_integer_sequence<int, static_cast<int>(kPieces)>());
+    decltype(Narrowed<T>(v[0])) narrow[p];
+    for (int64_t i = 0; i < p; ++i) narrow[i] = Narrowed<T>(v[i]);
+    StorePieces(narrow, p, rows + c, n,
+                std::make_integer_sequence<int, static_cast<int>(kPieces)>());
   }
 }
 

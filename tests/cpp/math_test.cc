@@ -93,14 +93,16 @@ void CheckSoftCap() {
   ExpectWithin<Acc>("SoftCap", -1000, 1000, 2.5, error);
 }
 
-template <class Acc>
+// Of integers that 16 bits hold, too.
+template <class T>
 void CheckTranspose(int64_t n) {
+  using Acc = Accumulator<T>;
   constexpr int64_t w = kWidth<Acc>;
   const size_t count = static_cast<size_t>(w * n);
-  std::vector<Acc> rows(count + kPieceWidth<Acc>);
-  for (size_t i = 0; i < count; ++i) rows[i] = static_cast<Acc>(i);
+  std::vector<T> rows(count + kPieceWidth<Acc>);
+  for (size_t i = 0; i < count; ++i) rows[i] = FromFloat<T>(static_cast<Acc>(i % 251));
   std::vector<Acc> columns(static_cast<size_t>(w * (n + kPieceWidth<Acc>)));
-  std::vector<Acc> back(rows.size());
+  std::vector<T> back(rows.size());
   RowsToColumns(rows.data(), n, columns.data());
   const auto column = [&](int64_t c) { return Load(columns.data() + c * w); };
   ColumnsToRows(column, n, back.data());
@@ -108,7 +110,8 @@ void CheckTranspose(int64_t n) {
     for (int64_t c = 0; c < n; ++c) {
       const size_t in_row = static_cast<size_t>(row * n + c);
       const size_t in_column = static_cast<size_t>(c * w + row);
-      if (columns[in_column] != rows[in_row] || back[in_row] != rows[in_row]) {
+      const Acc number = static_cast<Acc>(in_row % 251);
+      if (columns[in_column] != number || ToFloat(back[in_row]) != number) {
         Fail("Transpose", "%d classes: class %d of row %d", static_cast<int>(n),
              static_cast<int>(c), static_cast<int>(row));
       }
@@ -170,6 +173,8 @@ void CheckAll() {
   CheckSoftCap<Acc>();
   for (const int64_t n : {1, 2, 3, 4, 5, 10, 16, 17, 191}) {
     CheckTranspose<Acc>(n);
+    if (std::is_same_v<Acc, float>) CheckTranspose<Half>(n);
+    if (std::is_same_v<Acc, float>) CheckTranspose<BFloat16>(n);
     CheckJoinedRows<Acc>(n);
   }
   CheckPermuted<Acc>();

@@ -53,7 +53,7 @@ VARIANTS = {
 def kernel_sections(threads: int, repeats: int) -> Iterator[str]:
     """The tables, each as Markdown."""
     yield _options(threads, repeats)
-    for shape in (SHAPE, (8192, 1000)):
+    for shape in (SHAPE, (8192, 1000), (16384, 100), (65536, 10)):
         yield _dtypes(shape, threads, repeats)
     yield _instruction_sets(threads, repeats)
     yield _sampled(threads, repeats)

@@ -74,6 +74,8 @@ ONNXLOSS_FOR_MANY void AddGaps(const Row& row, const Acc* x, const Acc* labels, 
   }
 }
 
+constexpr int64_t kAhead = 16384;  // bytes: about a block
+
 // The exponentials, of which the greatest of each row are left out, see RowStats: an exponential of
 // theirs is 1. Returns how many are not left out. X is the type that the logits came from, and
 // row_of tells the rows of the elements of each vector from the first one's on, for kWidth rows.
@@ -84,7 +86,6 @@ ONNXLOSS_FOR_MANY int64_t Exponentiate(const Acc* __restrict x, int64_t n, int64
                                        Acc* __restrict e, Marks<Acc>* __restrict others) {
   using V = Vector<Acc>;
   constexpr int64_t w = kWidth<Acc>;
-  constexpr int64_t kAhead = 16384;  // further than a block
   int64_t left = 0;
   for (int64_t r = 0; r < rows; r += w, x += w * n, e += w * n, others += n) {
     const V of_rows = Load(max + r);
@@ -173,11 +174,13 @@ struct ShortRows {
       if (cap == 0 && end <= problem.raw.outer * n) return source;
     }
     const int64_t known = ((last < lanes ? last : lanes) - i) * n;
-    for (int64_t j = 0; j < known; j += kVector) {
-      const int64_t count = known - j < kVector ? known - j : kVector;
-      StoreFirst(copy + j, count, LoadFirst(source + j, count, T{}));
+    int64_t j = 0;
+    for (; j + kVector <= known; j += kVector) {
+      FetchAhead<kAhead>(source + j);
+      Store(copy + j, Load(source + j));
     }
-    for (int64_t j = known; j < (last - i) * n + kBeyond; ++j) copy[j] = 0;
+    if (j < known) StoreFirst(copy + j, known - j, LoadFirst(source + j, known - j, T{}));
+    for (j = known; j < (last - i) * n + kBeyond; ++j) copy[j] = 0;
     if (cap > 0) CapAll(cap, copy, known);
     return copy;
   }

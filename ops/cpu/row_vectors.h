@@ -3,7 +3,6 @@
 #pragma once
 
 #include <type_traits>
-#include <utility>
 
 #include "cpu/vector_memory.h"
 
@@ -51,33 +50,19 @@ struct RowTypes {
 template <class Acc>
 using RowVector = typename RowTypes<Acc>::Vector;
 
-// Element `place` of a and b, interleaved by units: of each block the first half, or the second.
-constexpr int InterleavedFrom(int place, int half, int unit, int block, int width) {
-  const int within = place % block;
-  const int from_b = within / unit % 2;
-  return place - within + half * block / 2 + within / (2 * unit) * unit + within % unit +
-         from_b * width;
-}
-template <int kHalf, int kUnit, int kBlock, class V, int... kPlaces>
-inline V Interleaved(V a, V b, std::integer_sequence<int, kPlaces...>) {
-  constexpr int width = sizeof...(kPlaces);
-  return __builtin_shufflevector(a, b, InterleavedFrom(kPlaces, kHalf, kUnit, kBlock, width)...);
-}
-
 // Element i of the result joins the elements of v[i]; there are as many vectors as elements.
 template <int kUnit = 1, class V, class Join>
 SCE_HD V JoinedEach(V* v, const Join& join) {
-  constexpr int width = static_cast<int>(sizeof(V) / sizeof(v[0][0]));
+  constexpr int width = kElements<V>;
   if constexpr (kUnit == width) {
     return v[0];
   } else {
     constexpr int in_16_bytes = 16 / static_cast<int>(sizeof(v[0][0]));
     constexpr int block = in_16_bytes < 2 * kUnit ? 2 * kUnit : in_16_bytes;
-    constexpr std::make_integer_sequence<int, width> places;
 #pragma GCC unroll 4
     for (int i = 0; i < width / kUnit / 2; ++i) {
-      v[i] = join(Interleaved<0, kUnit, block>(v[2 * i], v[2 * i + 1], places),
-                  Interleaved<1, kUnit, block>(v[2 * i], v[2 * i + 1], places));
+      v[i] = join(Interleaved<0, kUnit, block>(v[2 * i], v[2 * i + 1]),
+                  Interleaved<1, kUnit, block>(v[2 * i], v[2 * i + 1]));
     }
     return JoinedEach<2 * kUnit>(v, join);
   }

@@ -64,29 +64,15 @@ inline void StorePiece(T* target, Narrow v) {
   }
 }
 
-constexpr int InterleavedFrom(int place, int half, int width, int piece_width) {
-  const int within = place % piece_width;
-  return place - within + half * piece_width / 2 + within / 2 + within % 2 * width;
-}
-
-// a0 b0 a1 b1 .. of each piece's first half, or of its second.
-template <int kHalf, class V, int... kPlaces>
-inline V Interleaved(V a, V b, std::integer_sequence<int, kPlaces...>) {
-  constexpr int width = sizeof...(kPlaces);
-  constexpr int piece_width = width / static_cast<int>(kPieces);
-  return __builtin_shufflevector(a, b, InterleavedFrom(kPlaces, kHalf, width, piece_width)...);
-}
-
 // In each piece, element i of vector j becomes element j of vector i.
 template <class Acc>
 inline void TransposePieces(Vector<Acc>* v) {
   constexpr int64_t p = kPieceWidth<Acc>;
-  constexpr std::make_integer_sequence<int, static_cast<int>(kWidth<Acc>)> places;
   for (int64_t step = 1; step < p; step *= 2) {
     Vector<Acc> next[p];
     for (int64_t i = 0; i < p / 2; ++i) {
-      next[2 * i] = Interleaved<0>(v[i], v[i + p / 2], places);
-      next[2 * i + 1] = Interleaved<1>(v[i], v[i + p / 2], places);
+      next[2 * i] = Interleaved<0, 1, p>(v[i], v[i + p / 2]);
+      next[2 * i + 1] = Interleaved<1, 1, p>(v[i], v[i + p / 2]);
     }
     for (int64_t i = 0; i < p; ++i) v[i] = next[i];
   }

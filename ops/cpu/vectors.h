@@ -3,6 +3,7 @@
 #pragma once
 
 #include <type_traits>
+#include <utility>
 
 #include "rows/math.h"
 
@@ -127,16 +128,36 @@ inline V Max(V a, V b) {
   return a > b ? a : b;
 }
 
+template <class V>
+constexpr int kElements = static_cast<int>(sizeof(V) / sizeof(V{}[0]));
+
+// Element `place` of a and b, interleaved by units: of each block the first half, or the second.
+constexpr int InterleavedFrom(int place, int half, int unit, int block, int width) {
+  const int within = place % block;
+  const int from_b = within / unit % 2;
+  return place - within + half * block / 2 + within / (2 * unit) * unit + within % unit +
+         from_b * width;
+}
+template <int kHalf, int kUnit, int kBlock, class V, int... kPlaces>
+inline V InterleavedAt(V a, V b, std::integer_sequence<int, kPlaces...>) {
+  return __builtin_shufflevector(a, b,
+                                 InterleavedFrom(kPlaces, kHalf, kUnit, kBlock, kElements<V>)...);
+}
+template <int kHalf, int kUnit, int kBlock, class V>
+inline V Interleaved(V a, V b) {
+  return InterleavedAt<kHalf, kUnit, kBlock>(a, b, std::make_integer_sequence<int, kElements<V>>());
+}
+
 // The upper half of the first 2 * kHalf elements, moved down.
 template <int kHalf, class V>
 inline V UpperHalf(V v) {
   constexpr int h = kHalf;
-  if constexpr (sizeof(v) / sizeof(v[0]) == 16) {
+  if constexpr (kElements<V> == 16) {
     return __builtin_shufflevector(v, v, h, h + 1, h + 2, h + 3, h + 4, h + 5, h + 6, h + 7, 0, 0,
                                    0, 0, 0, 0, 0, 0);
-  } else if constexpr (sizeof(v) / sizeof(v[0]) == 8) {
+  } else if constexpr (kElements<V> == 8) {
     return __builtin_shufflevector(v, v, h, (h + 1) % 8, (h + 2) % 8, (h + 3) % 8, 0, 0, 0, 0);
-  } else if constexpr (sizeof(v) / sizeof(v[0]) == 4) {
+  } else if constexpr (kElements<V> == 4) {
     return __builtin_shufflevector(v, v, h, (h + 1) % 4, 0, 0);
   } else {
     return __builtin_shufflevector(v, v, h, 0);
@@ -146,7 +167,7 @@ inline V UpperHalf(V v) {
 // Joins all elements of a vector in as few steps as halving takes.
 template <class V, class Join>
 inline auto Reduced(V v, const Join& join) {
-  constexpr int n = static_cast<int>(sizeof(v) / sizeof(v[0]));
+  constexpr int n = kElements<V>;
   if constexpr (n >= 16) v = join(UpperHalf<8>(v), v);
   if constexpr (n >= 8) v = join(UpperHalf<4>(v), v);
   if constexpr (n >= 4) v = join(UpperHalf<2>(v), v);

@@ -11,7 +11,8 @@ import onnxloss
 from tests.cases import DTYPES
 from tests.runtime import make_session, run_model, run_session
 
-# Tiles of few classes, one block of a long row, several blocks, blocks that are read again.
+# Few classes, short rows, the longest of them, one block of a long row, several blocks, blocks that
+# are read again.
 SHAPES = ((4096, 10), (2048, 95), (1024, 319), (512, 1000), (64, 5000), (4, 70001))
 LOSS_ULP = 8.0
 GRADIENT_ULP = {"most": 8.0, "all": 32.0}

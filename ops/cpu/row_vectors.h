@@ -142,9 +142,7 @@ struct MarkCount {
   void Add(Marks<Acc> marks) { negative += marks.bits; }
   int64_t Total() const {
     int64_t total = 0;
-    for (int64_t i = 0; i < kWidth<Acc>; ++i) {
-      total -= static_cast<std::make_signed_t<std::decay_t<decltype(negative[i])>>>(negative[i]);
-    }
+    for (int64_t i = 0; i < kWidth<Acc>; ++i) total += static_cast<int64_t>(0 - negative[i]);
     return total;
   }
 };

@@ -217,10 +217,10 @@ struct Tile {
     ForTargets(c0, n, j,
                [&](int64_t lane, const Acc* logit) { positions.targets.logit[lane] = *logit; });
     const auto coefficient = Coefficients(c0, n, j);
+    // Capped logits are not halves any more: the exponential for bfloat16 is right for both.
+    using X = std::conditional_t<std::is_same_v<T, Half>, BFloat16, T>;
     for (int64_t c = 0; c < n; c += kPartialTerms) {
       const int64_t count = n - c < kPartialTerms ? n - c : kPartialTerms;
-      // Capped logits are not halves any more: this one is right for both.
-      using X = std::conditional_t<std::is_same_v<T, Half>, BFloat16, T>;
       const Terms<Acc> terms = SumTerms<Row::kDense, X>(
           [&](int64_t i) { return coefficient(c + i); }, at.From(c), count, max, gradient());
       if (begins && c == 0) {

@@ -24,7 +24,8 @@ constexpr View kViews[] = {
     {65, 16, 1},   {129, 17, 1},  {130, 33, 1},                 // vector widths and one more
     {70, 15, 1},   {70, 16, 1},   {97, 63, 1},   {81, 65, 1},   // kFewClasses, kBlockElements
     {66, 318, 1},  {65, 319, 1},  {9, 320, 1},   {9, 321, 1},   // kSmallestLongRow
-    {3, 207, 1},   {3, 255, 3},   {3, 256, 2},   {3, 257, 5},   // kTileClasses
+    {3, 255, 3},   {3, 256, 2},   {3, 257, 5},                  // kTileClasses
+    {3, 207, 1},   {3, 255, 1},   {3, 256, 1},   {3, 257, 1},   // one block, not filled
     {2, 2047, 1},  {2, 2048, 1},  {2, 2049, 1},  {3, 4096, 1},  // blocks of a row
     {2, 4097, 1},  {1, 6143, 1},  {1, 8191, 1},                 // rows that are read again
     {3, 5, 2},     {2, 4, 63},    {2, 21, 65},   {5, 3, 7},     // the axis inside

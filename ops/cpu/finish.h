@@ -214,7 +214,7 @@ void WriteGradients(const Values& values, Accumulator<T> cap, const T* logits, i
                     Writer<T>* writer) {
   using V = Vector<Accumulator<T>>;
   if (cap == 0) return writer->Write(n, values);
-  writer->Write(n, [&, caps = Splat(cap)](int64_t i, int64_t count) {
+  writer->Write(n, [=, caps = Splat(cap)](int64_t i, int64_t count) {
     const V gradient = values(i, count);
     const V by_logit = gradient * SoftCapSlope(LoadFirst(logits + i, count, T{}), caps);
     return gradient == V{} ? V{} : by_logit;

@@ -166,7 +166,7 @@ struct LongRows {
         const GradientTerms<Acc> terms = {k, relative, softmax.sum_minus_one, scale,
                                           relative * scale};
         WithCoefficients(problem, position, first, false, [&](const auto& coefficients) {
-          WriteBlock(n, label - first, at_target, first, [&](int64_t i, int64_t count) {
+          WriteBlock(n, label - first, at_target, first, [=](int64_t i, int64_t count) {
             return coefficients.Gradient(terms, exponentials(i, count), i, count);
           });
         });
@@ -187,7 +187,7 @@ struct LongRows {
 
   template <class Values>
   void WriteBlock(int64_t n, int64_t target, Acc at_target, int64_t first, const Values& values) {
-    const auto patched = [&](int64_t i, int64_t count) {
+    const auto patched = [=](int64_t i, int64_t count) {
       Vector<Acc> gradient = values(i, count);
       const uint64_t lane = static_cast<uint64_t>(target - i);
       if (Row::kHasTarget && lane < static_cast<uint64_t>(count)) gradient[lane] = at_target;

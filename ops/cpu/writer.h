@@ -29,21 +29,23 @@ class Writer {
         filled_(before_) {}
 
   // The next n elements: values(i, count) are those from i on, of which the first `count` count.
-  // A call for each vector would cost more than the vector does.
+  // A call for each vector would cost more than the vector does, and so would what `values` has if
+  // each store could change it.
   template <class Values>
-  __attribute__((flatten)) void Write(int64_t n, const Values& values) {
+  __attribute__((flatten)) void Write(int64_t n, Values values) {
     if (!stream_) {
       StoreAll(n, values);
       return;
     }
     int64_t i = 0;
     if (filled_ > 0) i = Fill(0, n < kLine - filled_ ? n : kLine - filled_, values);
-    for (; i + kLine <= n; i += kLine) {
+    T* target = target_;
+    for (; i + kLine <= n; i += kLine, target += kLine) {
       for (int64_t j = 0; j < kLine; j += kWidth<Acc>) {
-        Stream(target_ + j, values(i + j, kWidth<Acc>));
+        Stream(target + j, values(i + j, kWidth<Acc>));
       }
-      target_ += kLine;
     }
+    target_ = target;
     if (i < n) Fill(i, n, values);
   }
 

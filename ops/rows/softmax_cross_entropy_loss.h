@@ -63,7 +63,7 @@ SCE_HD Acc TargetGradient(RowSoftmax<Acc> softmax, Target<Acc> target, Acc dense
   const Acc e = ExpNonPositive(target.logit - softmax.max);
   const Acc others = target.logit == softmax.max ? softmax.sum_minus_one : softmax.sum - e;
   const Acc of_sum = dense_total * e - target.coefficient * others;
-  return k * (of_sum / softmax.sum - target.dense_coefficient);
+  return of_sum * (k / softmax.sum) - k * target.dense_coefficient;
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

@@ -91,10 +91,16 @@ struct LanePositions {
   template <class Index>
   void LoadLabels(int64_t first, int64_t lanes) {
     const Index* labels = static_cast<const Index*>(problem.raw.labels) + first;
+    // Loops of one length, known beforehand, cost less than the labels that the last tile lacks.
+    Index padded[kTileLanes];
+    if (lanes < kTileLanes) {
+      for (int64_t j = 0; j < kTileLanes; ++j) padded[j] = j < lanes ? labels[j] : 0;
+      labels = padded;
+    }
     const int64_t ignore_index = problem.raw.ignore_index;
     int64_t ignored_labels = 0;
 #pragma omp simd reduction(+ : ignored_labels)
-    for (int64_t j = 0; j < lanes; ++j) {
+    for (int64_t j = 0; j < kTileLanes; ++j) {
       const bool ignored = labels[j] == ignore_index;
       targets.label[j] = ignored ? -1 : labels[j];
       targets.live[j] = ignored ? Acc{0} : Acc{1};

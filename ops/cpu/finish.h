@@ -75,7 +75,7 @@ struct LanePositions {
     Fill(&targets.k, problem.dlogits == nullptr ? Acc{0} : problem.upstream(0));
   }
 
-  // Of the first `lanes` positions, of which lane 0 is `first`; the others keep theirs.
+  // Of the first `lanes` positions, of which lane 0 is `first`; the others have class 0.
   ONNXLOSS_FOR_MANY void LoadTargets(int64_t first, int64_t lanes) {
     if (problem.dlogits != nullptr && problem.upstream_per_position()) {
       for (int64_t j = 0; j < lanes; ++j) targets.k[j] = problem.upstream(first + j);

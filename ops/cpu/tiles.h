@@ -43,7 +43,7 @@ struct Tile {
   const TypedProblem<T, Row>& problem;
   TileWriters<T>& writers;
   int64_t first = 0;  // position of lane 0
-  int64_t lanes = 0;  // positions in use; the others compute on zeros and an earlier tile's labels
+  int64_t lanes = 0;  // positions in use; the others compute on zeros
 
   alignas(64) Acc x[kTileElements];
   alignas(64) Acc probabilities[Row::kHasTarget ? 1 : kTileElements];

@@ -240,7 +240,7 @@ struct Tile {
         SummariseLanes(c0, n, j);
       }
     }
-    if (classes() <= kPartialTerms) return;
+    if (classes() <= kPartialTerms) return;  // one sum, which is rounded
     for (int64_t j = 0; j < kTileLanes; j += kVector) positions.stats.sum_minus_one.Round(j);
   }
 

@@ -32,7 +32,6 @@ inline Vector<Accumulator<T>> LoadPieces(const T* source, int64_t step) {
 #if defined(__AVX512F__)
     const auto piece = [=](int64_t l) { return LoadAs<__m128i>(source + l * step); };
     // In halves: what moves in half a vector takes half of the time.
-    // In halves: what moves in half a vector takes half of the time.
     const __m512i low = _mm512_castsi256_si512(_mm256_set_m128i(piece(1), piece(0)));
     const __m256i high = _mm256_set_m128i(piece(3), piece(2));
     const __m512i pieces = _mm512_maskz_inserti64x4(kAll & 0xff, low, high, 1);

@@ -34,7 +34,7 @@ inline V Permuted(V values, Bits places) {
   }
 #endif
   V permuted = values;
-  for (uint64_t i = 0; i < sizeof(V) / sizeof(values[0]); ++i) permuted[i] = values[places[i]];
+  for (int i = 0; i < kElements<V>; ++i) permuted[i] = values[places[i]];
   return permuted;
 #endif
 }

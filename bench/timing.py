@@ -25,6 +25,8 @@ LOSS, BOTH = "loss", "loss + gradient"
 PACKAGES = ("onnxloss", "onnxruntime", "numpy", "torch")
 REST = 0.05
 """Seconds between runs: so long a session's idle threads look for work, on a core of the next."""
+WARM_UP = 0.005
+"""Seconds of runs that are not timed: so long a rested core takes to find its caches and clock."""
 
 Run = Callable[[], tuple[np.ndarray, ...]]
 """Computes the loss, or the loss and the gradient, and gives the arrays that hold them."""
@@ -32,12 +34,14 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def medians(runs: Mapping[Key, Callable[[], object]], repeats: int) -> dict[Key, float]:
-    """The median seconds of each: all in turn, each after a rest and a run that is not timed."""
+    """The median seconds of each: all in turn, each after a rest and runs that are not timed."""
     times: dict[Key, list[float]] = {key: [] for key in runs}
     for _ in range(repeats):
         for key, run in runs.items():
             time.sleep(REST)
-            run()
+            start = time.perf_counter()
+            while time.perf_counter() - start < WARM_UP:
+                run()
             start = time.perf_counter()
             run()
             times[key].append(time.perf_counter() - start)

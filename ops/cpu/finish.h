@@ -14,10 +14,9 @@ namespace onnxloss::ONNXLOSS_TARGET {
 // The labels of the lanes, and what the gradient is scaled with.
 template <class Acc>
 struct LaneTargets {
-  Lanes<int64_t> label;  // -1 where there is none
+  Lanes<Label<Acc>> label;
   Lanes<Acc> logit;
-  Lanes<Acc> live;    // 0 where the label is ignored, else 1
-  Lanes<Acc> weight;  // of the label's class, where classes have weights
+  Lanes<Acc> weight;  // of the label's class
   Lanes<Acc> k;
 };
 
@@ -25,23 +24,24 @@ template <class Acc>
 struct LaneSoftmax {
   Lanes<Acc> max;
   Lanes<Acc> sum_minus_one;
-  Lanes<Acc> log_sum;
-  Lanes<Acc> log_sum_lost;
+  Lanes<Acc> log_sum_high;
+  Lanes<Acc> log_sum_rest;
 
   void Set(int64_t j, const RowSoftmax<Vector<Acc>>& softmax) {
     Store(max.at + j, softmax.max);
     Store(sum_minus_one.at + j, softmax.sum_minus_one);
-    Store(log_sum.at + j, softmax.log_sum);
-    Store(log_sum_lost.at + j, softmax.log_sum_lost);
+    Store(log_sum_high.at + j, softmax.log_sum.high);
+    Store(log_sum_rest.at + j, softmax.log_sum.rest);
   }
   RowSoftmax<Vector<Acc>> From(int64_t j) const {
     const Vector<Acc> others = Load(sum_minus_one.at + j);
-    return {Load(max.at + j), others, 1 + others, Load(log_sum.at + j), Load(log_sum_lost.at + j)};
+    const Logarithm<Vector<Acc>> log_sum = {Load(log_sum_high.at + j), Load(log_sum_rest.at + j)};
+    return {Load(max.at + j), others, 1 + others, log_sum};
   }
 };
 
-// The finished rows. The gradient of a class takes `factor` with an index label, else `total` and
-// `scale`.
+// The finished rows. The gradient of a class takes `factor` and `k` with an index label, 0 where it
+// is ignored, else `total` and `scale`.
 template <class Acc>
 struct LaneResults {
   LaneSoftmax<Acc> softmax;
@@ -49,8 +49,9 @@ struct LaneResults {
   Lanes<Acc> lse;
   Lanes<Acc> at_target;
   Lanes<Acc> factor;  // k A / sum
-  Lanes<Acc> total;   // A and the z-loss's share: the coefficient of p
-  Lanes<Acc> scale;   // k / sum
+  Lanes<Acc> k;
+  Lanes<Acc> total;  // A and the z-loss's share: the coefficient of p
+  Lanes<Acc> scale;  // k / sum
 };
 
 // Positions side by side, from their sums on. Each loop is short enough for the machine to begin
@@ -68,10 +69,9 @@ struct LanePositions {
   LaneResults<Acc> results = {};
 
   explicit LanePositions(const TypedProblem<T, Row>& typed) : problem(typed) {
-    Fill(&targets.label, int64_t{-1});
+    Fill(&targets.label, Label<Acc>{0});
     Fill(&targets.logit, Acc{0});
-    Fill(&targets.live, Acc{1});
-    Fill(&targets.weight, Acc{0});
+    Fill(&targets.weight, Acc{1});
     Fill(&targets.k, problem.dlogits == nullptr ? Acc{0} : problem.upstream(0));
   }
 
@@ -102,27 +102,27 @@ struct LanePositions {
 #pragma omp simd reduction(+ : ignored_labels)
     for (int64_t j = 0; j < kTileLanes; ++j) {
       const bool ignored = labels[j] == ignore_index;
-      targets.label[j] = ignored ? -1 : labels[j];
-      targets.live[j] = ignored ? Acc{0} : Acc{1};
+      targets.label[j] = ignored ? kNoLabel<Acc> : static_cast<Label<Acc>>(labels[j]);
       ignored_labels += ignored ? 1 : 0;
     }
     all_live = ignored_labels == 0;
     if (problem.class_weights == nullptr) return;
     for (int64_t j = 0; j < lanes; ++j) {
-      const int64_t label = targets.label[j];
-      targets.weight[j] = label < 0 ? Acc{0} : problem.weight(label);
+      if (targets.label[j] != kNoLabel<Acc>) targets.weight[j] = problem.weight(labels[j]);
     }
   }
 
+  VectorBits<Acc> LabelsOf(int64_t j) const {
+    return LoadAs<VectorBits<Acc>>(targets.label.at + j);
+  }
+  auto IsIgnored(int64_t j) const { return LabelsOf(j) == kNoLabel<Acc>; }
   V TotalOf(int64_t j) const {
     return Row::kHasTarget ? Splat(problem.dense_total()) : stats.total.RoundedFrom(j);
   }
   Target<V> TargetOf(int64_t j) const {
     Target<V> target = {Load(stats.max.at + j), V{}, V{}};
     if constexpr (Row::kHasTarget) {
-      const bool weighted = problem.class_weights != nullptr;
-      const V weight = Load((weighted ? targets.weight : targets.live).at + j);
-      target = problem.row.TargetOf(Load(targets.logit.at + j), weight);
+      target = problem.row.TargetOf(Load(targets.logit.at + j), Load(targets.weight.at + j));
     }
     return target;
   }
@@ -130,16 +130,16 @@ struct LanePositions {
   ONNXLOSS_FOR_MANY void FinishLosses() {
     const V z_loss = Splat(problem.z_loss);
     for (int64_t j = 0; j < kTileLanes; j += kStep) {
-      results.softmax.Set(j, Finish(Load(stats.max.at + j), stats.sum_minus_one.At(j)));
+      results.softmax.Set(j,
+                          Finish(Load(stats.max.at + j), Load(stats.sum_minus_one.value.at + j)));
     }
     for (int64_t j = 0; j < kTileLanes; j += kStep) {
       const RowSoftmax<V> softmax = results.softmax.From(j);
       const V lse = LogSumExp(softmax);
       const V gap = Row::kDense ? stats.gap.RoundedFrom(j) : V{};
-      const V live = Load(targets.live.at + j);
       V loss = TargetLoss<Row::kDense>(softmax, TargetOf(j), gap, TotalOf(j));
       if (problem.z_loss != 0) loss += ZLoss(z_loss, lse);
-      Store(results.loss.at + j, live == V{} ? V{} : loss);
+      Store(results.loss.at + j, IsIgnored(j) ? V{} : loss);
       if (problem.lse != nullptr) Store(results.lse.at + j, lse);
     }
   }
@@ -155,9 +155,12 @@ struct LanePositions {
       const V scale = k / softmax.sum;
       if constexpr (Row::kHasTarget) {
         const Target<V> target = TargetOf(j);
+        const auto ignored = IsIgnored(j);
         const V at_target = TargetGradient(softmax, target, total, k);
-        Store(results.at_target.at + j, Load(targets.live.at + j) == V{} ? V{} : at_target);
-        Store(results.factor.at + j, (target.coefficient + total) * scale);
+        const V factor = (target.coefficient + total) * scale;
+        Store(results.at_target.at + j, ignored ? V{} : at_target);
+        Store(results.factor.at + j, ignored ? V{} : factor);
+        if constexpr (Row::kDense) Store(results.k.at + j, ignored ? V{} : k);
       } else {
         Store(results.total.at + j, total);
         Store(results.scale.at + j, scale);
@@ -167,19 +170,14 @@ struct LanePositions {
 
   // What makes gradients of exponentials, with the dense coefficients of their classes:
   // of_lanes(v) are the elements of v for their positions, where v is of the lanes from j on.
-  // Exactly 0 where nothing counts; kLive says that everything does.
-  template <bool kLive>
+  // Exactly 0 where a label is ignored, if the exponentials of its row are finite.
   auto GradientOf(int64_t j) const {
     const auto at = [j](const Lanes<Acc>& lanes) { return Load(lanes.at + j); };
     if constexpr (Row::kHasTarget) {
-      return [live = at(targets.live), k = at(targets.k), factor = at(results.factor)](
-                 V e, V coefficient, const auto& of_lanes) {
-        V value = e * of_lanes(factor);
-        if constexpr (Row::kDense) {
-          value = UntargetedGradient(e, of_lanes(factor), coefficient, of_lanes(k));
-        }
-        if constexpr (kLive) return value;
-        return of_lanes(live) == V{} ? V{} : value;
+      return [factor = at(results.factor), k = at(results.k)](V e, V coefficient,
+                                                              const auto& of_lanes) {
+        if constexpr (!Row::kDense) return e * of_lanes(factor);
+        return UntargetedGradient(e, of_lanes(factor), coefficient, of_lanes(k));
       };
     } else {
       return [total = at(results.total), scale = at(results.scale),

@@ -86,6 +86,6 @@ constexpr int64_t kSmallestLongRow = 320;
 // Rows of no more classes are turned on their side.
 constexpr int64_t kFewClasses = 15;
 // Positions that a tile handles side by side.
-constexpr int64_t kTileLanes = 64;
+constexpr int64_t kTileLanes = 128;
 
 }  // namespace onnxloss

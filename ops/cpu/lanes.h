@@ -22,6 +22,12 @@ inline void Fill(Lanes<Acc>* lanes, Acc value) {
   for (int64_t j = 0; j < kTileLanes; ++j) lanes->at[j] = value;
 }
 
+// A class, as wide as the numbers that it stands beside.
+template <class Acc>
+using Label = typename NumberTypes<Acc>::Bits;
+template <class Acc>
+constexpr Label<Acc> kNoLabel = ~Label<Acc>{0};
+
 // Sums over classes, and what their rounding lost: nan where a sum is infinite.
 template <class Acc>
 struct LaneSums {
@@ -36,8 +42,7 @@ struct LaneSums {
     const Rounded<Vector<Acc>> sum = TwoSum(Load(value.at + j), term);
     Set(j, {sum.value, Load(lost.at + j) + sum.lost});
   }
-  Rounded<Vector<Acc>> At(int64_t j) const { return {Load(value.at + j), Load(lost.at + j)}; }
-  void Round(int64_t j) { Set(j, TwoSum(Load(value.at + j), Load(lost.at + j))); }
+  void Round(int64_t j) { Store(value.at + j, RoundedFrom(j)); }
   Vector<Acc> RoundedFrom(int64_t j) const {
     const Vector<Acc> sum = Load(value.at + j);
     const Vector<Acc> exact = sum + Load(lost.at + j);
@@ -74,7 +79,8 @@ struct Classes {
 };
 
 template <class Acc>
-inline Vector<Acc> MaxOfClasses(const Classes<Acc>& x, int64_t n, Vector<Acc> max) {
+inline Vector<Acc> MaxOfClasses(const Classes<Acc>& x, int64_t n) {
+  Vector<Acc> max = Splat(-Infinity<Acc>());
   for (int64_t c = 0; c < n; ++c) max = Max(Load(x[c]), max);
   return max;
 }
@@ -111,8 +117,8 @@ struct Terms {
 };
 
 // Of n <= kPartialTerms classes; with `keep`, x becomes their exponentials. coefficient(c) is the
-// dense one of class c, X the type of the logits.
-template <bool kDense, class X, class Acc, class Coefficient>
+// dense one of class c.
+template <bool kDense, class Acc, class Coefficient>
 inline Terms<Acc> SumTerms(const Coefficient& coefficient, const Classes<Acc>& x, int64_t n,
                            Vector<Acc> max, bool keep) {
   using V = Vector<Acc>;
@@ -121,7 +127,7 @@ inline Terms<Acc> SumTerms(const Coefficient& coefficient, const Classes<Acc>& x
   V others = {};
   for (int64_t c = 0; c < n; ++c) {
     const V value = Load(x[c]);
-    const V e = ExpOfLogits<X>(value - shift);
+    const V e = ExpNonPositive(value - shift);
     others = value != max ? others + 1 : others;
     terms.rest = value != max ? terms.rest + e : terms.rest;
     if constexpr (kDense) {

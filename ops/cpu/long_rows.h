@@ -121,7 +121,7 @@ struct LongRows {
   }
 
   // The row's sum less 1; `row` has the rest.
-  Rounded<Acc> SummariseFrom(Acc reference) {
+  Acc SummariseFrom(Acc reference) {
     row = {};
     row.reference = reference;
     masked = false;
@@ -135,8 +135,8 @@ struct LongRows {
     });
   }
 
-  Rounded<Acc> Summarise() {
-    const Rounded<Acc> sum_minus_one = SummariseFrom(-Infinity<Acc>());
+  Acc Summarise() {
+    const Acc sum_minus_one = SummariseFrom(-Infinity<Acc>());
     if constexpr (Row::kDense && Row::kHasTarget) {
       // Where weights of 0 leave hardly any class but the maximum's, the step from the reference to
       // it takes the digits of the gap.
@@ -144,7 +144,7 @@ struct LongRows {
       const double step = all * static_cast<double>(row.max - row.reference);
       const double of_gap = gap();
       if (of_gap < step / 4) {
-        const Acc log_sum = Finish(row.max, sum_minus_one).log_sum;
+        const Acc log_sum = Finish(row.max, sum_minus_one).log_sum.Sum();
         const double loss = of_gap + all * static_cast<double>(log_sum);
         if (loss < step / 4) return SummariseFrom(row.max);
       }
@@ -152,7 +152,7 @@ struct LongRows {
     return sum_minus_one;
   }
 
-  void WriteGradient(Rounded<Acc> sum_minus_one, int64_t label, const Target<Acc>& target) {
+  void WriteGradient(Acc sum_minus_one, int64_t label, const Target<Acc>& target) {
     const RowSoftmax<Acc> softmax = Finish(row.max, sum_minus_one);
     const Acc k = problem.upstream(position);
     Acc p_share = total();
@@ -214,10 +214,10 @@ struct LongRows {
     // An ignored row is read only where its lse is wanted.
     row = {};
     const bool reads = live || problem.lse != nullptr;
-    const Rounded<Acc> sum_minus_one = reads ? Summarise() : Rounded<Acc>{};
-    waiting.targets.live[lane] = live ? Acc{1} : Acc{0};
+    const Acc sum_minus_one = reads ? Summarise() : Acc{0};
+    waiting.targets.label[lane] = live ? 0 : kNoLabel<Acc>;
     waiting.stats.max[lane] = row.max;
-    waiting.stats.sum_minus_one.SetLane(lane, sum_minus_one);
+    waiting.stats.sum_minus_one.value[lane] = sum_minus_one;
     waiting.stats.gap.SetLane(lane, {static_cast<Acc>(gap()), 0});
     waiting.stats.total.SetLane(lane, {total(), 0});
     if (problem.dlogits == nullptr) return;

@@ -52,7 +52,7 @@ struct RowSum {
 // `peak_stats` gives the stats of the block that holds the greatest. They are asked for where the
 // greatest has more than half of the sum; elsewhere the sum less 1 keeps its digits.
 template <class Acc, class PeakStats>
-inline Rounded<Acc> SumMinusOne(const RowSum<Acc>& row, const PeakStats& peak_stats) {
+inline Acc SumMinusOne(const RowSum<Acc>& row, const PeakStats& peak_stats) {
   const double factor = row.relative_to_max();
   const double sum = (row.peak_sum + row.other_sum) * factor;
   if (!(sum < 2)) return SumMinusOne(RowStats<Acc>{row.max, 0, sum});

@@ -119,7 +119,7 @@ inline Acc* ApartFrom(const Acc* other, Acc* room) {
 
 // A tile is a few blocks of rows. Those of a block are taken through their sums while they and
 // their exponentials are in the first cache.
-constexpr int64_t kBlockElements = 4096;
+constexpr int64_t kBlockElements = 2048;
 
 template <class T, class Row>
 struct ShortRows {
@@ -202,13 +202,13 @@ struct ShortRows {
     const int64_t left = problem.softcap == 0
                              ? Exponentiate<T>(x, n, rows, max, row_of, e, marks)
                              : Exponentiate<Acc>(x, n, rows, max, row_of, e, marks);
-    AddUp(e, n, rows, stats.sum_minus_one.value.at + i);
-    for (int64_t r = i; r < last; r += kVector) Store(stats.sum_minus_one.lost.at + r, V{});
+    Acc* const sum_minus_one = stats.sum_minus_one.value.at + i;
+    AddUp(e, n, rows, sum_minus_one);
     if (left != rows * (n - 1)) {
       Lanes<Acc> count;
       CountMaxima(x, n, rows, max, count.at);
       for (int64_t r = 0; r < rows; r += kVector) {
-        stats.sum_minus_one.Add(i + r, Load(count.at + r) - 1);
+        Store(sum_minus_one + r, Load(sum_minus_one + r) + (Load(count.at + r) - 1));
       }
     }
     if constexpr (Row::kDense) {
@@ -221,12 +221,22 @@ struct ShortRows {
     }
   }
 
-  // Those of rows [i, last) of the tile; kLive says that no label is ignored.
-  template <bool kLive, class To>
-  void FormGradients(int64_t i, int64_t last, const Acc* labels, To* to) {
+  // Of the rows of [i, last) whose label is ignored.
+  void ClearExponentials(int64_t i, int64_t last) {
+    for (int64_t r = i; r < last; ++r) {
+      if (positions.targets.label[r] != kNoLabel<Acc>) continue;
+      for (int64_t j = r * n; j < (r + 1) * n; ++j) exponentials[j] = 0;
+    }
+  }
+
+  // Those of rows [i, last) of the tile.
+  template <class To>
+  void FormGradients(int64_t i, int64_t last, To* to) {
+    const Acc* labels = Labels(i, last);
+    if (!positions.all_live) ClearExponentials(i, last);
     const int64_t vectors = n;
     for (int64_t r = i; r < last; r += kVector) {
-      const auto form = positions.template GradientOf<kLive>(r);
+      const auto form = positions.GradientOf(r);
       const Marks<Acc>* other = others + r * n / kVector;
       const Acc* from = exponentials + r * n;
       const int64_t row = (r - i) * n;
@@ -251,12 +261,6 @@ struct ShortRows {
         for (int64_t l = 0; l < kVector; ++l) to[target[r + l] - i * n] = at_target[l];
       }
     }
-  }
-  template <class To>
-  void FormGradients(int64_t i, int64_t last, To* to) {
-    const Acc* labels = Labels(i, last);
-    if (positions.all_live) return FormGradients<true>(i, last, labels, to);
-    FormGradients<false>(i, last, labels, to);
   }
 
   void StoreGradients(int64_t i, int64_t last) {
@@ -283,9 +287,9 @@ struct ShortRows {
     lanes = count;
     positions.LoadTargets(first, lanes);
     for (int64_t r = 0; r < kTileLanes; ++r) {
-      const int64_t label = positions.targets.label[r];
+      const Label<Acc> label = positions.targets.label[r];
       target[r] = static_cast<int32_t>(r) * static_cast<int32_t>(n) +
-                  static_cast<int32_t>(label > 0 ? label : 0);
+                  static_cast<int32_t>(label == kNoLabel<Acc> ? 0 : label);
     }
     ForBlocks([this](int64_t i, int64_t last) { Summarise(i, last); });
     positions.FinishLosses();

@@ -14,8 +14,11 @@ namespace onnxloss::ONNXLOSS_TARGET {
 // class is one row of the tile, as in memory. Rows that lie in one piece are turned on their side,
 // one vector of lanes after the other, each through to its sums while it is in the first cache. A
 // tile of more than kTileClasses classes is walked in parts, and its logits are read twice.
-constexpr int64_t kTileElements = 16384;
-constexpr int64_t kTileClasses = kTileElements / kTileLanes;
+constexpr int64_t kTileBytes = 131072;
+template <class Acc>
+constexpr int64_t kTileElements = kTileBytes / static_cast<int64_t>(sizeof(Acc));
+template <class Acc>
+constexpr int64_t kTileClasses = kTileElements<Acc> / kTileLanes;
 
 // What becomes of the gradient of a task's tiles: each class's goes on from tile to tile, and so
 // does that of rows in one piece.
@@ -24,7 +27,7 @@ struct TileWriters {
   int64_t first;  // positions of the task
   int64_t last;
   Writer<T> of_rows;
-  Writer<T> of_class[kTileClasses];
+  Writer<T> of_class[kTileClasses<Accumulator<T>>];
 
   TileWriters(int64_t from, int64_t to, T* rows, bool stream)
       : first(from), last(to), of_rows(rows, stream) {}
@@ -39,14 +42,15 @@ template <class T, class Row>
 struct Tile {
   using Acc = Accumulator<T>;
   static constexpr int64_t kVector = kWidth<Acc>;
+  static constexpr int64_t kClasses = kTileClasses<Acc>;
 
   const TypedProblem<T, Row>& problem;
   TileWriters<T>& writers;
   int64_t first = 0;  // position of lane 0
   int64_t lanes = 0;  // positions in use; the others compute on zeros
 
-  alignas(64) Acc x[kTileElements];
-  alignas(64) Acc probabilities[Row::kHasTarget ? 1 : kTileElements];
+  alignas(64) Acc x[kTileElements<Acc>];
+  alignas(64) Acc probabilities[Row::kHasTarget ? 1 : kTileElements<Acc>];
   alignas(64) Acc row_major[kFewClasses * kVector + kPieceWidth<Acc>];
 
   LanePositions<T, Row> positions;
@@ -57,9 +61,7 @@ struct Tile {
   int64_t classes() const { return problem.raw.classes; }
   int64_t inner() const { return problem.raw.inner; }
   bool gradient() const { return problem.dlogits != nullptr; }
-  int64_t part(int64_t c0) const {
-    return classes() - c0 < kTileClasses ? classes() - c0 : kTileClasses;
-  }
+  int64_t part(int64_t c0) const { return classes() - c0 < kClasses ? classes() - c0 : kClasses; }
   // RunTiles is not asked for rows in one piece of more than kFewClasses.
   bool in_one_piece() const { return inner() == 1; }
   // Of a tile's part of n classes: those of the lanes from j on.
@@ -96,8 +98,8 @@ struct Tile {
     return first + j + kVector + kPieceWidth<Acc> <= last;
   }
 
-  // The lanes from j on.
-  void LoadRows(const T* source, int64_t n, int64_t j, Acc* target) {
+  // The lanes from j on; returns their maxima.
+  Vector<Acc> LoadRows(const T* source, int64_t n, int64_t j, Acc* target) {
     const int64_t left = lanes - j;
     const int64_t rows = left < 0 ? 0 : left < kVector ? left : kVector;
     if (HasRoom(j, problem.raw.outer)) {
@@ -107,7 +109,7 @@ struct Tile {
     }
     Copy<kAheadInRows>(source + (first + j) * n, rows * n, row_major);
     for (int64_t i = rows * n; i < kVector * n; ++i) row_major[i] = 0;
-    RowsToColumns(row_major, n, target + j * n);
+    return RowsToColumns(row_major, n, target + j * n);
   }
 
   void LoadClasses(const T* source, int64_t c0, int64_t n, Acc* target) const {
@@ -130,37 +132,27 @@ struct Tile {
     if constexpr (!Row::kHasTarget) LoadClasses(problem.probabilities(), c0, n, probabilities);
   }
 
-  void LoadLanes(int64_t n, int64_t j) {
-    LoadRows(problem.logits, n, j, x);
-    if (problem.softcap > 0) CapAll(problem.softcap, x + j * n, kVector * n);
-    if constexpr (!Row::kHasTarget) LoadRows(problem.probabilities(), n, j, probabilities);
-  }
-
-  // The rows of the lanes from j on; only now with what their labels get, since a vector would wait
-  // for a number stored to the memory that it is loaded from.
-  template <class Form, class To>
-  void FormRows(const Form& form, int64_t n, int64_t j, To* rows) {
-    const Classes<Acc> at = ClassesOf(x, n, j);
-    ColumnsToRows([&](int64_t c) { return form(Load(at[c]), c); }, n, rows);
-    if constexpr (Row::kHasTarget) {
-      To at_target[kVector];
-      Store(at_target, Load(positions.results.at_target.at + j));
-      for (int64_t i = 0; i < kVector; ++i, rows += n) {
-        const int64_t label = positions.targets.label[j + i];
-        if (label >= 0) rows[label] = at_target[i];
-      }
+  // The lanes from j on; returns their maxima.
+  Vector<Acc> LoadLanes(int64_t n, int64_t j) {
+    Vector<Acc> max = LoadRows(problem.logits, n, j, x);
+    if (problem.softcap > 0) {
+      CapAll(problem.softcap, x + j * n, kVector * n);
+      max = MaxOfClasses(ClassesOf(x, n, j), n);
     }
+    if constexpr (!Row::kHasTarget) LoadRows(problem.probabilities(), n, j, probabilities);
+    return max;
   }
 
-  template <class Form>
-  void StoreRows(const Form& form, int64_t n, int64_t j) {
+  // The rows of the lanes from j on.
+  template <class Column>
+  void StoreRows(const Column& column, int64_t n, int64_t j) {
     const int64_t rows = lanes - j < kVector ? lanes - j : kVector;
     if (rows <= 0) return;
     const bool plain = !problem.raw.stream && problem.softcap == 0;
     if (plain && HasRoom(j, writers.last)) {
-      return FormRows(form, n, j, writers.of_rows.Skip(kVector * n));
+      return ColumnsToRows(column, n, writers.of_rows.Skip(kVector * n));
     }
-    FormRows(form, n, j, row_major);
+    ColumnsToRows(column, n, row_major);
     WriteFrom(row_major, problem.softcap, problem.logits + (first + j) * n, rows * n,
               &writers.of_rows);
   }
@@ -194,35 +186,29 @@ struct Tile {
     };
   }
 
-  // Calls visit(lane, element) for the labels of the lanes from j on that are among the classes
-  // [c0, c0 + n), which are in x.
-  template <class Visitor>
-  void ForTargets(int64_t c0, int64_t n, int64_t j, Visitor visit) {
-    if constexpr (Row::kHasTarget) {
-      const Classes<Acc> at = ClassesOf(x, n, j);
-      for (int64_t i = 0; i < kVector; ++i) {
-        const int64_t label = positions.targets.label[j + i];
-        if (label >= c0 && label < c0 + n) visit(j + i, at[label - c0] + i);
-      }
+  // Of the lanes from j on, those whose labels are among the classes [c0, c0 + n), which are in x.
+  void LoadTargetLogits(int64_t c0, int64_t n, int64_t j) {
+    const Classes<Acc> at = ClassesOf(x, n, j);
+    for (int64_t i = 0; i < kVector; ++i) {
+      const int64_t c = static_cast<int64_t>(positions.targets.label[j + i]) - c0;
+      if (c >= 0 && c < n) positions.targets.logit[j + i] = at[c][i];
     }
   }
 
-  void SummariseLanes(int64_t c0, int64_t n, int64_t j) {
+  void SummariseLanes(int64_t c0, int64_t n, int64_t j, Vector<Acc> max) {
     const Classes<Acc> at = ClassesOf(x, n, j);
     const bool begins = c0 == 0;
-    const Vector<Acc> old = begins ? Splat(-Infinity<Acc>()) : Load(positions.stats.max.at + j);
-    const Vector<Acc> max = MaxOfClasses(at, n, old);
-    if (!begins) Rescale<Row::kDense>(max, j, &positions.stats);
+    if (!begins) {
+      max = Max(Load(positions.stats.max.at + j), max);
+      Rescale<Row::kDense>(max, j, &positions.stats);
+    }
     Store(positions.stats.max.at + j, max);
-    ForTargets(c0, n, j,
-               [&](int64_t lane, const Acc* logit) { positions.targets.logit[lane] = *logit; });
+    if constexpr (Row::kHasTarget) LoadTargetLogits(c0, n, j);
     const auto coefficient = Coefficients(c0, n, j);
-    // Capped logits are not halves any more: the exponential for bfloat16 is right for both.
-    using X = std::conditional_t<std::is_same_v<T, Half>, BFloat16, T>;
     for (int64_t c = 0; c < n; c += kPartialTerms) {
       const int64_t count = n - c < kPartialTerms ? n - c : kPartialTerms;
-      const Terms<Acc> terms = SumTerms<Row::kDense, X>(
-          [&](int64_t i) { return coefficient(c + i); }, at.From(c), count, max, gradient());
+      const Terms<Acc> terms = SumTerms<Row::kDense>([&](int64_t i) { return coefficient(c + i); },
+                                                     at.From(c), count, max, gradient());
       if (begins && c == 0) {
         Begin<Row::kDense>(terms, j, &positions.stats);
       } else {
@@ -232,40 +218,51 @@ struct Tile {
   }
 
   void Summarise() {
-    for (int64_t c0 = 0; c0 < classes(); c0 += kTileClasses) {
+    for (int64_t c0 = 0; c0 < classes(); c0 += kClasses) {
       const int64_t n = part(c0);
       if (!in_one_piece()) LoadPart(c0, n);
       for (int64_t j = 0; j < kTileLanes; j += kVector) {
-        if (in_one_piece()) LoadLanes(n, j);
-        SummariseLanes(c0, n, j);
+        SummariseLanes(c0, n, j,
+                       in_one_piece() ? LoadLanes(n, j) : MaxOfClasses(ClassesOf(x, n, j), n));
       }
     }
     if (classes() <= kPartialTerms) return;  // one sum, which is rounded
     for (int64_t j = 0; j < kTileLanes; j += kVector) positions.stats.sum_minus_one.Round(j);
   }
 
+  // Exponentials of rows whose label is ignored.
+  void ClearIgnored(int64_t n, int64_t j) {
+    const Classes<Acc> at = ClassesOf(x, n, j);
+    const auto ignored = positions.IsIgnored(j);
+    for (int64_t c = 0; c < n; ++c) Store(at[c], ignored ? Vector<Acc>{} : Load(at[c]));
+  }
+
   void FormGradient() {
-    const bool in_parts = classes() > kTileClasses;
-    for (int64_t c0 = 0; c0 < classes(); c0 += kTileClasses) {
+    const bool in_parts = classes() > kClasses;
+    for (int64_t c0 = 0; c0 < classes(); c0 += kClasses) {
       const int64_t n = part(c0);
       if (in_parts) {
         LoadPart(c0, n);
         for (int64_t c = 0; c < n; ++c) ExpLanes(positions.stats.max.at, x + c * kTileLanes);
       }
       for (int64_t j = 0; j < kTileLanes; j += kVector) {
-        const auto gradient_of = positions.template GradientOf<false>(j);
+        if (!positions.all_live) ClearIgnored(n, j);
+        const Classes<Acc> at = ClassesOf(x, n, j);
+        const VectorBits<Acc> label = positions.LabelsOf(j);
+        const Vector<Acc> at_target = Load(positions.results.at_target.at + j);
+        const auto gradient_of = positions.GradientOf(j);
         const auto coefficient = Coefficients(c0, n, j);
-        const auto form = [&](Vector<Acc> e, int64_t c) {
-          return gradient_of(e, coefficient(c), [](Vector<Acc> of_lanes) { return of_lanes; });
+        const auto gradient = [&](int64_t c) {
+          const Vector<Acc> value = gradient_of(Load(at[c]), coefficient(c),
+                                                [](Vector<Acc> of_lanes) { return of_lanes; });
+          if constexpr (!Row::kHasTarget) return value;
+          return label == static_cast<Label<Acc>>(c0 + c) ? at_target : value;
         };
         if (in_one_piece()) {
-          StoreRows(form, n, j);
-          continue;
+          StoreRows(gradient, n, j);
+        } else {
+          for (int64_t c = 0; c < n; ++c) Store(at[c], gradient(c));
         }
-        const Classes<Acc> at = ClassesOf(x, n, j);
-        for (int64_t c = 0; c < n; ++c) Store(at[c], form(Load(at[c]), c));
-        ForTargets(c0, n, j,
-                   [&](int64_t lane, Acc* at) { *at = positions.results.at_target[lane]; });
       }
       if (!in_one_piece()) StorePart(c0, n);
     }

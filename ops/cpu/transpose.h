@@ -79,17 +79,22 @@ inline void TransposePieces(Vector<Acc>* v) {
 }
 
 // columns[c][i] = rows[i][c], for as many rows of n numbers as a vector has elements. Both have
-// room for a piece more; columns for as many vectors.
+// room for a piece more; columns for as many vectors. Returns the rows' maxima.
 template <class T>
-inline void RowsToColumns(const T* rows, int64_t n, Accumulator<T>* columns) {
+inline Vector<Accumulator<T>> RowsToColumns(const T* rows, int64_t n, Accumulator<T>* columns) {
   using Acc = Accumulator<T>;
   constexpr int64_t p = kPieceWidth<Acc>;
+  Vector<Acc> max = Splat(-Infinity<Acc>());
   for (int64_t c = 0; c < n; c += p) {
     Vector<Acc> v[p];
     for (int64_t i = 0; i < p; ++i) v[i] = LoadPieces(rows + i * n + c, p * n);
     TransposePieces<Acc>(v);
-    for (int64_t i = 0; i < p; ++i) Store(columns + (c + i) * kWidth<Acc>, v[i]);
+    for (int64_t i = 0; i < p; ++i) {
+      Store(columns + (c + i) * kWidth<Acc>, v[i]);
+      if (c + i < n) max = Max(v[i], max);
+    }
   }
+  return max;
 }
 
 template <class T, class Narrow, int... kPiece>

@@ -58,42 +58,33 @@ struct NumberTypes<Vector<double>> {
 // The forms with a mask throughout: gcc 12 warns of its own header in the others.
 constexpr __mmask16 kAll = 0xffff;
 
-// exp(x) = 2^n 2^(j/16) exp(r): the sixteen powers fit a register, and |r| <= ln 2 / 32 leaves a
-// short polynomial. Below the lowest, scalef gives 0; it takes n + j/16 and leaves j out by itself.
-// nan stays nan, since max gives its second operand then.
+// exp(x) = 2^n 2^(j/32) exp(r): the powers fit two registers, and |r| <= ln 2 / 64 leaves a short
+// polynomial. Below the lowest, scalef gives 0; it takes n + j/32 and leaves j out by itself. nan
+// stays nan, since max gives its second operand then.
 template <>
 struct ExpOf<Vector<float>> {
   static SCE_HD Vector<float> NonPositive(Vector<float> x) {
-    const auto polynomial = [](Vector<float> r) {
-      return ((1.666666716e-1f * r + 0.5f) * r + 1.0f) * r;
-    };
-    return Powers(Bounded(x), polynomial);
+    return OfHalves(_mm512_maskz_max_ps(kAll, _mm512_set1_ps(-152.0f), x));
   }
-  // For what is rounded to 16 bits: max error 9.5 ulp for x >= -20; 11.5 ulp below.
-  static SCE_HD Vector<float> Short(Vector<float> x) { return ShortOfHalves(Bounded(x)); }
-  // The same of differences of halves: they are less than 2^17, so that n is exact, or -inf, for
+  // The same of differences of halves: they are less than 2^17, where r is small yet, or -inf, for
   // which r is nan, and scalef gives 0 of nan and -inf.
-  static SCE_HD Vector<float> ShortOfHalves(Vector<float> x) {
-    return Powers(x, [](Vector<float> r) { return (0.5f * r + 0x1.0003d8p0f) * r; });
-  }
-
- private:
-  static SCE_HD Vector<float> Bounded(Vector<float> x) {
-    return _mm512_maskz_max_ps(kAll, _mm512_set1_ps(-152.0f), x);
-  }
-  template <class Polynomial>
-  static SCE_HD Vector<float> Powers(Vector<float> x, const Polynomial& exp_minus_one) {
-    constexpr float kRound = 0x1.8p19f;
-    const Vector<float> powers = {0x1p0f,        0x1.0b5586p0f, 0x1.172b84p0f, 0x1.2387a6p0f,
-                                  0x1.306fep0f,  0x1.3dea64p0f, 0x1.4bfdaep0f, 0x1.5ab07ep0f,
-                                  0x1.6a09e6p0f, 0x1.7a1148p0f, 0x1.8ace54p0f, 0x1.9c4918p0f,
-                                  0x1.ae89fap0f, 0x1.c199bep0f, 0x1.d5818ep0f, 0x1.ea4afap0f};
+  static SCE_HD Vector<float> OfHalves(Vector<float> x) {
+    constexpr float kRound = 0x1.8p18f;
+    const Vector<float> low = {0x1p0f,        0x1.059b0ep0f, 0x1.0b5586p0f, 0x1.11301ep0f,
+                               0x1.172b84p0f, 0x1.1d4874p0f, 0x1.2387a6p0f, 0x1.29e9ep0f,
+                               0x1.306fep0f,  0x1.371a74p0f, 0x1.3dea64p0f, 0x1.44e086p0f,
+                               0x1.4bfdaep0f, 0x1.5342b6p0f, 0x1.5ab07ep0f, 0x1.6247ecp0f};
+    const Vector<float> high = {0x1.6a09e6p0f, 0x1.71f75ep0f, 0x1.7a1148p0f, 0x1.82589ap0f,
+                                0x1.8ace54p0f, 0x1.93737cp0f, 0x1.9c4918p0f, 0x1.a5503cp0f,
+                                0x1.ae89fap0f, 0x1.b7f77p0f,  0x1.c199bep0f, 0x1.cb720ep0f,
+                                0x1.d5818ep0f, 0x1.dfc974p0f, 0x1.ea4afap0f, 0x1.f50766p0f};
     const Vector<float> shifted = x * ExpConstants<float>::kLog2E + kRound;
     const Vector<float> n = shifted - kRound;
     const Vector<float> r = ExpConstants<float>::Reduced(x, n);
     const Vector<float> power =
-        _mm512_maskz_permutexvar_ps(kAll, BitCast<__m512i>(shifted), powers);
-    return _mm512_maskz_scalef_ps(kAll, power * exp_minus_one(r) + power, n);
+        _mm512_maskz_permutex2var_ps(kAll, low, BitCast<__m512i>(shifted), high);
+    const Vector<float> exp_minus_one = (0.5f * r + 0x1.0000f6p0f) * r;
+    return _mm512_maskz_scalef_ps(kAll, power * exp_minus_one + power, n);
   }
 };
 template <>
@@ -112,8 +103,7 @@ struct ExpOf<Vector<double>> {
 template <class T>
 inline Vector<Accumulator<T>> ExpOfLogits(Vector<Accumulator<T>> distance) {
 #if defined(__AVX512F__)
-  if constexpr (std::is_same_v<T, Half>) return ExpOf<Vector<float>>::ShortOfHalves(distance);
-  if constexpr (std::is_same_v<T, BFloat16>) return ExpOf<Vector<float>>::Short(distance);
+  if constexpr (std::is_same_v<T, Half>) return ExpOf<Vector<float>>::OfHalves(distance);
 #endif
   return ExpNonPositive(distance);
 }

@@ -45,7 +45,7 @@ SCE_HD DenseSums<Acc> Rescaled(DenseSums<Acc> sums, Acc old_max, Acc max) {
 // -log softmax(x)_c: apart, the two terms keep the digits that max + log_sum in one number loses.
 template <class Acc>
 SCE_HD Acc NegLogP(RowSoftmax<Acc> softmax, Acc x) {
-  return (softmax.max - x) + softmax.log_sum;
+  return (softmax.max - x) + softmax.log_sum.Sum();
 }
 
 // The derivative by a label probability whose share of the target is `keep` = 1-e: it is the term

@@ -46,27 +46,25 @@ struct RowSoftmax {
   Acc max;
   Acc sum_minus_one;
   Acc sum;
-  Acc log_sum;
-  Acc log_sum_lost;  // what the rounding of log_sum lost
+  Logarithm<Acc> log_sum;
 };
 
 // As one number the two lose what is below the unit of a great common offset.
 template <class Acc>
 SCE_HD Acc LogSumExp(const RowSoftmax<Acc>& softmax) {
-  return softmax.max + softmax.log_sum;
+  return softmax.max + softmax.log_sum.Sum();
 }
 
 // max - max is 0, but nan for +inf and for a row of -inf alone, whose softmax does not exist.
 template <class Acc>
-SCE_HD RowSoftmax<Acc> Finish(Acc max, Rounded<Acc> sum_minus_one) {
-  sum_minus_one.value += max - max;
-  const Rounded<Acc> log_sum = Log1pNonNegative(sum_minus_one);
-  return {max, sum_minus_one.value, 1 + sum_minus_one.value, log_sum.value, log_sum.lost};
+SCE_HD RowSoftmax<Acc> Finish(Acc max, Acc sum_minus_one) {
+  sum_minus_one += max - max;
+  return {max, sum_minus_one, 1 + sum_minus_one, Log1pNonNegative(sum_minus_one)};
 }
 
 template <class Acc>
-SCE_HD Rounded<Acc> SumMinusOne(RowStats<Acc> stats) {
-  return RoundedTo<Acc>((stats.count_max - 1) + stats.rest);
+SCE_HD Acc SumMinusOne(RowStats<Acc> stats) {
+  return static_cast<Acc>((stats.count_max - 1) + stats.rest);
 }
 
 template <class Acc>

@@ -22,7 +22,7 @@ struct SampledSoftmaxCrossEntropyLossRow {
   Acc z;
 
   SCE_HD Acc Loss(double sum_of_gaps) const {
-    return static_cast<Acc>(sum_of_gaps * static_cast<double>(share)) + softmax.log_sum +
+    return static_cast<Acc>(sum_of_gaps * static_cast<double>(share)) + softmax.log_sum.Sum() +
            ZLoss(z, LogSumExp(softmax));
   }
   // `e` is exp(x_c - max), `is_true` 1 for a true column and 0 for a sampled one.

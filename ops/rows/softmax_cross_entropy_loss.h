@@ -43,19 +43,17 @@ struct SoftmaxCrossEntropyLossRow {
   }
 };
 
-// Rounded once, but for the terms that are sums over classes: what the steps lose is added up
-// apart. It is nan beside an infinite loss. The dense terms are 0 unless kDense.
+// The dense terms are 0 unless kDense. What the great terms lose, nan beside an infinite loss,
+// joins the small one.
 template <bool kDense, class Acc>
 SCE_HD Acc TargetLoss(RowSoftmax<Acc> softmax, Target<Acc> target, Acc dense_gap, Acc dense_total) {
   const Acc total = kDense ? target.coefficient + dense_total : target.coefficient;
   const Rounded<Acc> gap = TwoSum(softmax.max, -target.logit);
   const Acc of_target = GapTerm(target.coefficient, gap.value);
-  Rounded<Acc> of_all = {total * softmax.log_sum, Acc{}};
-  if (kDense) of_all = TwoSum(of_all.value, dense_gap);
-  const Rounded<Acc> loss = TwoSum(of_target, of_all.value);
-  const Acc lost =
-      loss.lost + of_all.lost + target.coefficient * gap.lost + total * softmax.log_sum_lost;
-  return loss.value + (lost == lost ? lost : Acc{});
+  const Acc of_all = kDense ? dense_gap + of_target : of_target;
+  const Rounded<Acc> loss = TwoSum(total * softmax.log_sum.high, of_all);
+  const Acc lost = target.coefficient * gap.lost + loss.lost;
+  return loss.value + (total * softmax.log_sum.rest + (lost == lost ? lost : Acc{}));
 }
 
 template <class Acc>

@@ -50,13 +50,13 @@ void ExpectWithin(const char* what, Acc low, Acc high, double bound, const Error
 }
 
 template <class Acc, class Exp>
-void CheckExp(const char* what, double bound, double bound_below, const Exp& exp) {
+void CheckExp(const char* what, const Exp& exp) {
   const auto error = [&](Acc x) {
     const long double truth = std::exp(static_cast<long double>(x));
     return std::fabs(static_cast<long double>(exp(x)) - truth) / UlpOf<Acc>(truth);
   };
-  ExpectWithin<Acc>(what, -20, 32, bound, error);
-  ExpectWithin<Acc>(what, std::is_same_v<Acc, float> ? -102 : -744, -20, bound_below, error);
+  ExpectWithin<Acc>(what, -20, 32, 2.8, error);
+  ExpectWithin<Acc>(what, std::is_same_v<Acc, float> ? -102 : -744, -20, 5.5, error);
   const Acc infinity = std::numeric_limits<Acc>::infinity();
   if (exp(Acc{0}) != 1) Fail(what, "at 0 is not 1");
   if (exp(-infinity) != 0) Fail(what, "at -inf is not 0");
@@ -68,18 +68,18 @@ void CheckLog1p() {
   const auto truth_of = [](Acc x) { return std::log1p(static_cast<long double>(x)); };
   const auto error = [&](Acc x) {
     const long double truth = truth_of(x);
-    return std::fabs(static_cast<long double>(Log1pNonNegative(Rounded<Acc>{x, 0}).value) - truth) /
+    return std::fabs(static_cast<long double>(Log1pNonNegative(x).Sum()) - truth) /
            UlpOf<Acc>(truth);
   };
-  const auto error_with_lost = [&](Acc x) {
-    const Rounded<Acc> log = Log1pNonNegative(Rounded<Acc>{x, 0});
+  const auto error_of_parts = [&](Acc x) {
+    const Logarithm<Acc> log = Log1pNonNegative(x);
     const long double truth = truth_of(x);
-    const long double sum = static_cast<long double>(log.value) + log.lost;
+    const long double sum = static_cast<long double>(log.high) + log.rest;
     return std::fabs(sum - truth) / UlpOf<Acc>(std::min(truth, 0.25L));
   };
   for (const Acc high : {Acc{1e-6f}, Acc{1}, Acc{100}, Acc{1e6f}, Acc{0x1p62f}}) {
     ExpectWithin<Acc>("Log1pNonNegative", 0, high, 1, error);
-    ExpectWithin<Acc>("Log1pNonNegative and what it lost", 0, high, 1, error_with_lost);
+    ExpectWithin<Acc>("The parts of Log1pNonNegative", 0, high, 1, error_of_parts);
   }
 }
 
@@ -166,8 +166,8 @@ void CheckMarks() {
 
 template <class Acc>
 void CheckAll() {
-  CheckExp<Acc>("ExpNonPositive", 2.2, 4.5, [](Acc x) { return ExpNonPositive(x); });
-  CheckExp<Acc>("ExpNonPositive of vectors", 2.2, 4.5,
+  CheckExp<Acc>("ExpNonPositive", [](Acc x) { return ExpNonPositive(x); });
+  CheckExp<Acc>("ExpNonPositive of vectors",
                 [](Acc x) { return ExpNonPositive(Splat(x))[kWidth<Acc> - 1]; });
   CheckLog1p<Acc>();
   CheckSoftCap<Acc>();
@@ -185,7 +185,7 @@ void CheckAll() {
 template <class T>
 void CheckExpOfLogits(const char* what, float farthest) {
   const auto exp = [](float x) { return ExpOfLogits<T>(Splat(x))[0]; };
-  CheckExp<float>(what, 9.5, 11.5, exp);
+  CheckExp<float>(what, exp);
   for (float x = -200; x > farthest / 2; x *= 2) {
     if (exp(x) != 0) Fail(what, "at %g is not 0", static_cast<double>(x));
   }

@@ -174,15 +174,12 @@ struct Tile {
     });
   }
 
-  // coefficient(c) of class c0 + c, for the lanes from j on of a part of n classes; any number
-  // beyond the last class.
+  // coefficient(c) of class c0 + c, for the lanes from j on of a part of n classes.
   auto Coefficients(int64_t c0, int64_t n, int64_t j) {
-    const int64_t last = classes() - 1;
-    return [this, c0, last, labels = ClassesOf(probabilities, n, j)](int64_t c) {
+    return [this, c0, labels = ClassesOf(probabilities, n, j)](int64_t c) {
       Vector<Acc> label = {};
       if constexpr (!Row::kHasTarget) label = Load(labels[c]);
-      const int64_t known = c0 + c < last ? c0 + c : last;
-      return problem.row.Coefficient(label, Splat(problem.weight(known)));
+      return problem.row.Coefficient(label, Splat(problem.weight(c0 + c)));
     };
   }
 

@@ -78,8 +78,8 @@ inline void TransposePieces(Vector<Acc>* v) {
   }
 }
 
-// columns[c][i] = rows[i][c], for as many rows of n numbers as a vector has elements. Both have
-// room for a piece more; columns for as many vectors. Returns the rows' maxima.
+// columns[c][i] = rows[i][c], for as many rows of n numbers as a vector has elements; there is room
+// to read a piece more. Returns the rows' maxima.
 template <class T>
 inline Vector<Accumulator<T>> RowsToColumns(const T* rows, int64_t n, Accumulator<T>* columns) {
   using Acc = Accumulator<T>;
@@ -89,9 +89,9 @@ inline Vector<Accumulator<T>> RowsToColumns(const T* rows, int64_t n, Accumulato
     Vector<Acc> v[p];
     for (int64_t i = 0; i < p; ++i) v[i] = LoadPieces(rows + i * n + c, p * n);
     TransposePieces<Acc>(v);
-    for (int64_t i = 0; i < p; ++i) {
+    for (int64_t i = 0; i < p && c + i < n; ++i) {
       Store(columns + (c + i) * kWidth<Acc>, v[i]);
-      if (c + i < n) max = Max(v[i], max);
+      max = Max(v[i], max);
     }
   }
   return max;
@@ -106,15 +106,15 @@ inline void StorePieces(const Narrow* v, int64_t p, T* target, int64_t n,
   (rows(std::integral_constant<int, kPiece>()), ...);
 }
 
-// The way back, of column(c), also of the classes from n on that fill a piece. Rows ascend and
-// classes descend: what a piece writes beyond its row is overwritten.
+// The way back, of column(c). Rows ascend and classes descend: what a piece writes beyond its row
+// is overwritten.
 template <class T, class Column>
 inline void ColumnsToRows(const Column& column, int64_t n, T* rows) {
   using Acc = Accumulator<T>;
   constexpr int64_t p = kPieceWidth<Acc>;
   for (int64_t c = (n - 1) / p * p; c >= 0; c -= p) {
     Vector<Acc> v[p];
-    for (int64_t i = 0; i < p; ++i) v[i] = column(c + i);
+    for (int64_t i = 0; i < p; ++i) v[i] = c + i < n ? column(c + i) : Vector<Acc>{};
     TransposePieces<Acc>(v);
     decltype(Narrowed<T>(v[0])) narrow[p];
     for (int64_t i = 0; i < p; ++i) narrow[i] = Narrowed<T>(v[i]);

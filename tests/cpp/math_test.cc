@@ -101,7 +101,7 @@ void CheckTranspose(int64_t n) {
   const size_t count = static_cast<size_t>(w * n);
   std::vector<T> rows(count + kPieceWidth<Acc>);
   for (size_t i = 0; i < count; ++i) rows[i] = FromFloat<T>(static_cast<Acc>(i % 251));
-  std::vector<Acc> columns(static_cast<size_t>(w * (n + kPieceWidth<Acc>)));
+  std::vector<Acc> columns(count);
   std::vector<T> back(rows.size());
   RowsToColumns(rows.data(), n, columns.data());
   const auto column = [&](int64_t c) { return Load(columns.data() + c * w); };

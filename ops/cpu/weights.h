@@ -7,9 +7,8 @@
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
-// `excused` is the label that may be no class.
-inline bool IsBad(int64_t label, int64_t classes, int64_t excused) {
-  return (label < 0 || label >= classes) && label != excused;
+inline bool IsClass(int64_t label, int64_t classes) {
+  return static_cast<uint64_t>(label) < static_cast<uint64_t>(classes);
 }
 
 struct IndexCounts {
@@ -22,18 +21,18 @@ IndexCounts CheckIndices(const LossProblem& problem, int64_t first, int64_t last
   const Index* labels = static_cast<const Index*>(problem.labels);
   const int64_t classes = problem.classes;
   const int64_t ignore_index = problem.ignore_index;
-  // A class needs no excuse.
-  const int64_t excused = ignore_index == kNoIgnoredLabel ? 0 : ignore_index;
-  int64_t bad = 0;
-  int64_t valid = 0;
-#pragma omp simd reduction(+ : bad, valid)
+  int64_t others = 0;  // that are no classes
+  int64_t ignored = 0;
+#pragma omp simd reduction(+ : others, ignored)
   for (int64_t i = first; i < last; ++i) {
-    bad += IsBad(labels[i], classes, excused) ? 1 : 0;
-    valid += labels[i] != ignore_index ? 1 : 0;
+    others += IsClass(labels[i], classes) ? 0 : 1;
+    ignored += labels[i] == ignore_index ? 1 : 0;
   }
-  if (bad == 0) return {valid, -1};
+  const int64_t valid = last - first - ignored;
+  const bool excuses = ignore_index != kNoIgnoredLabel && !IsClass(ignore_index, classes);
+  if (others == (excuses ? ignored : 0)) return {valid, -1};
   int64_t i = first;
-  while (!IsBad(labels[i], classes, excused)) ++i;
+  while (IsClass(labels[i], classes) || (excuses && labels[i] == ignore_index)) ++i;
   return {valid, i};
 }
 

@@ -125,6 +125,7 @@ inline Terms<Acc> SumTerms(const Coefficient& coefficient, const Classes<Acc>& x
   const V shift = Shift(max);
   Terms<Acc> terms;
   V others = {};
+#pragma GCC unroll 2
   for (int64_t c = 0; c < n; ++c) {
     const V value = Load(x[c]);
     const V e = ExpNonPositive(value - shift);

@@ -2,8 +2,6 @@
 // Many positions side by side: for a class axis that is not the last, and for few classes.
 #pragma once
 
-#include <type_traits>
-
 #include "cpu/finish.h"
 #include "cpu/transpose.h"
 

@@ -20,16 +20,17 @@ struct View {
 constexpr View kViews[] = {
     {0, 5, 1},     {3, 5, 0},     {0, 0, 1},                    // nothing
     {1, 1, 1},     {70, 1, 1},    {2, 1, 37},                   // one class
-    {1, 2, 1},     {5, 3, 1},     {63, 3, 1},    {64, 7, 1},    // tiles, whole and not
+    {1, 2, 1},     {5, 3, 1},     {127, 3, 1},   {128, 7, 1},   // tiles, whole and not
     {65, 16, 1},   {129, 17, 1},  {130, 33, 1},                 // vector widths and one more
     {70, 15, 1},   {70, 16, 1},   {97, 63, 1},   {81, 65, 1},   // kFewClasses, kBlockElements
-    {66, 318, 1},  {65, 319, 1},  {9, 320, 1},   {9, 321, 1},   // kSmallestLongRow
-    {3, 255, 3},   {3, 256, 2},   {3, 257, 5},                  // kTileClasses
+    {66, 318, 1},  {129, 319, 1}, {9, 320, 1},   {9, 321, 1},   // kSmallestLongRow
+    {3, 127, 3},   {3, 128, 2},   {3, 129, 5},                  // kTileClasses of doubles
+    {3, 255, 3},   {3, 256, 2},   {3, 257, 5},                  // and of floats
     {3, 207, 1},   {3, 255, 1},   {3, 256, 1},   {3, 257, 1},   // one block, not filled
     {2, 2047, 1},  {2, 2048, 1},  {2, 2049, 1},  {3, 4096, 1},  // blocks of a row
     {2, 4097, 1},  {1, 6143, 1},  {1, 8191, 1},                 // rows that are read again
-    {3, 5, 2},     {2, 4, 63},    {2, 21, 65},   {5, 3, 7},     // the axis inside
-    {1, 257, 3},   {2, 300, 5},   {1, 513, 66},                 // parts of a tile
+    {3, 5, 2},     {2, 4, 63},    {2, 21, 129},  {5, 3, 7},     // the axis inside
+    {1, 257, 3},   {2, 300, 5},   {1, 513, 130},                // parts of a tile
     {1025, 33, 1}, {2, 11, 1500}, {2100, 16, 1},                // several tasks
 };
 constexpr ElementType kTypes[] = {ElementType::kFloat16, ElementType::kBFloat16,

@@ -23,8 +23,8 @@ from tests.runtime import RUNTIME_ERRORS, make_session
 
 LOSS, BOTH = "loss", "loss + gradient"
 PACKAGES = ("onnxloss", "onnxruntime", "numpy", "torch")
-REST = 0.05
-"""Seconds between runs: so long a session's idle threads look for work, on a core of the next."""
+REST = 0.02
+"""Seconds without work before each run: a session's idle threads look for some, on its core."""
 WARM_UP = 0.005
 """Seconds of runs that are not timed: so long a rested core takes to find its caches and clock."""
 
@@ -38,7 +38,7 @@ def medians(runs: Mapping[Key, Callable[[], object]], repeats: int) -> dict[Key,
     times: dict[Key, list[float]] = {key: [] for key in runs}
     for _ in range(repeats):
         for key, run in runs.items():
-            time.sleep(REST)
+            _rest()
             start = time.perf_counter()
             while time.perf_counter() - start < WARM_UP:
                 run()
@@ -46,6 +46,15 @@ def medians(runs: Mapping[Key, Callable[[], object]], repeats: int) -> dict[Key,
             run()
             times[key].append(time.perf_counter() - start)
     return {key: median(values) for key, values in times.items()}
+
+
+def _rest() -> None:
+    """Sleeps until all threads of this process do: how long they look for work, machines decide."""
+    busy = REST
+    while busy > REST / 10:
+        start = time.process_time()
+        time.sleep(REST)
+        busy = time.process_time() - start
 
 
 def bound_run(

@@ -191,6 +191,11 @@ def unused_weights(draft: Draft) -> None:
     draft.weights[:2] = np.nan, np.inf
 
 
+def infinite_weight(draft: Draft) -> None:
+    assert draft.weights is not None
+    draft.weights[1] = np.inf
+
+
 def scaled_probabilities(draft: Draft) -> None:
     draft.labels *= draft.rng.uniform(0.0, 3.0, (*draft.labels.shape[:-1], 1))
 

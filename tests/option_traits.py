@@ -10,6 +10,7 @@ from tests.drafts import (
     Trait,
     gap_1000,
     in_turn,
+    infinite_weight,
     margin_20,
     nan_ignored,
     nan_probabilities,
@@ -257,6 +258,17 @@ HARD_OPTIONS: tuple[Trait, ...] = (
     everything("everything", (6, 10), "nonzero", weighted_and_ignored),
     everything("everything_wide", (2, 21, 83), "valid", weighted_and_ignored),
     everything("everything_many_classes", (4, 65537), "weights", weighted_and_ignored),
+    # Smoothing gives every class a coefficient, which an ignored row has no use for.
+    *(
+        Trait(
+            f"infinite_weight_ignored{name}",
+            shape,
+            in_turn(set_all_labels(-100), infinite_weight),
+            weighted=True,
+            e=0.1,
+        )
+        for name, shape in (("", (6, 10)), ("_wide", (2, 21, 83)), ("_rows", (3, 100)))
+    ),
 )
 
 SOFT_OPTIONS: tuple[Trait, ...] = (

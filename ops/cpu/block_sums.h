@@ -42,14 +42,13 @@ __attribute__((flatten)) inline BlockSums<Accumulator<T>> SumBlock(
     Accumulator<T>* __restrict kept) {
   using Acc = Accumulator<T>;
   constexpr int64_t w = kWidth<Acc>;
-  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
   const Acc shift = Shift(reference);
   VectorSums<Acc> sums[kSumsAtOnce];
   const auto add = [&](int64_t i, int64_t count, VectorSums<Acc>* to) {
     const Vector<Acc> values = LoadFirst(x + i, count, FromFloat<T>(-Infinity<Acc>()));
     const Vector<Acc> distance = values - shift;
     const Vector<Acc> e = ExpOfLogits<T>(distance);
-    if (i % kLine == 0) {
+    if (i % kLine<T> == 0) {
       FetchAhead(x + i);
       coefficients.FetchAhead(i);
     }

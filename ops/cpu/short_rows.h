@@ -229,8 +229,8 @@ struct ShortRows {
     }
   }
 
-  // Those of rows [i, last) of the tile.
-  template <class To>
+  // Those of rows [i, last) of the tile; with kFetch their lines are fetched.
+  template <bool kFetch, class To>
   void FormGradients(int64_t i, int64_t last, To* to) {
     const Acc* labels = Labels(i, last);
     if (!positions.all_live) ClearExponentials(i, last);
@@ -249,6 +249,7 @@ struct ShortRows {
         if constexpr (Row::kDense) coefficient = problem.row.Coefficient(label, Load(weights + at));
         const VectorBits<Acc> rows = LoadAs<VectorBits<Acc>>(row_of + at);
         const auto of_rows = [rows](V values) { return Permuted(values, rows); };
+        if constexpr (kFetch) FetchToWrite(to + row + at);
         Store(to + row + at, form(e, coefficient, of_rows));
       }
     }
@@ -265,10 +266,12 @@ struct ShortRows {
 
   void StoreGradients(int64_t i, int64_t last) {
     if (last <= lanes && !problem.raw.stream && problem.softcap == 0) {
-      return FormGradients(i, last, writer.Skip((last - i) * n));
+      // Narrow numbers take longer to form than their lines to come.
+      constexpr bool kWide = sizeof(T) == sizeof(Acc);
+      return FormGradients<kWide>(i, last, writer.Skip((last - i) * n));
     }
     Acc* gradients = exponentials + i * n;
-    FormGradients(i, last, gradients);
+    FormGradients<false>(i, last, gradients);
     const int64_t known = ((last < lanes ? last : lanes) - i) * n;
     WriteFrom(gradients, problem.softcap, problem.logits + (first + i) * n, known, &writer);
   }

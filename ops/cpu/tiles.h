@@ -148,7 +148,9 @@ struct Tile {
     if (rows <= 0) return;
     const bool plain = !problem.raw.stream && problem.softcap == 0;
     if (plain && HasRoom(j, writers.last)) {
-      return ColumnsToRows(column, n, writers.of_rows.Skip(kVector * n));
+      T* const to = writers.of_rows.Skip(kVector * n);
+      for (int64_t i = 0; i < kVector * n; i += kLine<T>) FetchToWrite(to + i);
+      return ColumnsToRows(column, n, to);
     }
     ColumnsToRows(column, n, row_major);
     WriteFrom(row_major, problem.softcap, problem.logits + (first + j) * n, rows * n,

@@ -55,7 +55,8 @@ inline void StorePiece(T* target, Narrow v) {
     StoreAs(target, BitCast<Pieces>(v)[kPiece]);
   } else {
 #if defined(__AVX512F__)
-    StoreAs(target, _mm512_maskz_extracti32x4_epi32(0xf, BitCast<__m512i>(v), kPiece));
+    // As integers it would take its way through a register.
+    StoreAs(target, _mm512_maskz_extractf32x4_ps(0xf, BitCast<__m512>(v), kPiece));
 #elif defined(__AVX2__)
     StoreAs(target, _mm256_extracti128_si256(BitCast<__m256i>(v), kPiece));
 #else

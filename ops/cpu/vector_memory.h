@@ -182,11 +182,21 @@ inline void Stream(T* target, Vector<Accumulator<T>> values) {
   StoreAs(target, narrowed);
 }
 
+constexpr int64_t kLineBytes = 64;
+template <class T>
+constexpr int64_t kLine = kLineBytes / static_cast<int64_t>(sizeof(T));
+
 // Fetches to the second cache what a loop will read soon. Without it a stream from memory waits for
 // the stores between its loads.
 template <int64_t kBytes = 8192, class T>
 inline void FetchAhead(const T* source) {
   __builtin_prefetch(reinterpret_cast<const char*>(source) + kBytes, 0, 2);
+}
+
+// Fetches to the first cache what a loop will write soon: stores wait for their lines, in turn.
+template <class T>
+inline void FetchToWrite(T* target) {
+  __builtin_prefetch(reinterpret_cast<char*>(target) + 2048, 1, 3);
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

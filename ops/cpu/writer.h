@@ -38,10 +38,10 @@ class Writer {
       return;
     }
     int64_t i = 0;
-    if (filled_ > 0) i = Fill(0, n < kLine - filled_ ? n : kLine - filled_, values);
+    if (filled_ > 0) i = Fill(0, n < kLine<T> - filled_ ? n : kLine<T> - filled_, values);
     T* target = target_;
-    for (; i + kLine <= n; i += kLine, target += kLine) {
-      for (int64_t j = 0; j < kLine; j += kWidth<Acc>) {
+    for (; i + kLine<T> <= n; i += kLine<T>, target += kLine<T>) {
+      for (int64_t j = 0; j < kLine<T>; j += kWidth<Acc>) {
         Stream(target + j, values(i + j, kWidth<Acc>));
       }
     }
@@ -65,13 +65,13 @@ class Writer {
   }
 
  private:
-  static constexpr int64_t kLineBytes = 64;
-  static constexpr int64_t kLine = kLineBytes / static_cast<int64_t>(sizeof(T));
-
   template <class Values>
   void StoreAll(int64_t n, const Values& values) {
     int64_t i = 0;
-    for (; i + kWidth<Acc> <= n; i += kWidth<Acc>) Store(target_ + i, values(i, kWidth<Acc>));
+    for (; i + kWidth<Acc> <= n; i += kWidth<Acc>) {
+      FetchToWrite(target_ + i);
+      Store(target_ + i, values(i, kWidth<Acc>));
+    }
     if (i < n) StoreFirst(target_ + i, n - i, values(i, n - i));
     target_ += n;
   }
@@ -84,16 +84,16 @@ class Writer {
       Store(line_ + filled_, values(i, count));
       filled_ += count;
     }
-    if (filled_ == kLine) SendLine();
+    if (filled_ == kLine<T>) SendLine();
     return last;
   }
 
   void SendLine() {
-    const int64_t n = kLine - before_;
+    const int64_t n = kLine<T> - before_;
     if (before_ > 0) {
       Finish();
     } else {
-      for (int64_t j = 0; j < kLine; j += kWidth<Acc>) Stream(target_ + j, Load(line_ + j));
+      for (int64_t j = 0; j < kLine<T>; j += kWidth<Acc>) Stream(target_ + j, Load(line_ + j));
     }
     target_ += n;
     before_ = 0;
@@ -104,7 +104,7 @@ class Writer {
   bool stream_;
   int64_t before_;  // elements of the first line that are not the output's
   int64_t filled_;  // elements in line_, those before the output included
-  alignas(kLineBytes) T line_[kLine + kWidth<Acc>];
+  alignas(kLineBytes) T line_[kLine<T> + kWidth<Acc>];
 };
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

@@ -49,12 +49,12 @@ def medians(runs: Mapping[Key, Callable[[], object]], repeats: int) -> dict[Key,
 
 
 def _rest() -> None:
-    """Sleeps until all threads of this process do: how long they look for work, machines decide."""
-    busy = REST
-    while busy > REST / 10:
+    """Sleeps until all threads of this process do, a second at most: machines decide how long."""
+    for _ in range(round(1 / REST)):
         start = time.process_time()
         time.sleep(REST)
-        busy = time.process_time() - start
+        if time.process_time() - start < REST / 10:
+            return
 
 
 def bound_run(

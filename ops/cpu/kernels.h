@@ -87,5 +87,7 @@ constexpr int64_t kSmallestLongRow = 320;
 constexpr int64_t kFewClasses = 15;
 // Positions that a tile handles side by side.
 constexpr int64_t kTileLanes = 128;
+// Where the class axis is not the last, classes are numbered in 32 bits, one of which is no class.
+constexpr int64_t kMostInnerClasses = UINT32_MAX;
 
 }  // namespace onnxloss

@@ -27,6 +27,7 @@ template <class Acc>
 using Label = typename NumberTypes<Acc>::Bits;
 template <class Acc>
 constexpr Label<Acc> kNoLabel = ~Label<Acc>{0};
+static_assert(kNoLabel<float> >= kMostInnerClasses, "no class is kNoLabel");
 
 // Sums over classes, and what their rounding lost: nan where a sum is infinite.
 template <class Acc>

@@ -61,6 +61,13 @@ OrtStatus* BadLabel(const LossKernel& kernel, const LossProblem& problem, int64_
                          std::to_string(label), expected);
 }
 
+OrtStatus* CheckClasses(const LossKernel& kernel, const View& view) {
+  if (view.inner <= 1 || view.classes <= kMostInnerClasses) return nullptr;
+  return InvalidArgument(
+      kernel.api, kernel.op.name, "number of classes", std::to_string(view.classes),
+      "at most " + std::to_string(kMostInnerClasses) + " where the class axis is not the last");
+}
+
 // Checks the labels and weighs the positions; `total` is the denominator of a
 // mean.
 OrtStatus* ScanLabels(const LossKernel& kernel, const OrtKernelContext* context,
@@ -139,6 +146,7 @@ OrtStatus* Compute(const LossKernel& kernel, OrtKernelContext* context) {
   View view;
   if (OrtStatus* status = ReadInputs(kernel, context, &inputs)) return status;
   if (OrtStatus* status = CheckShapes(kernel, inputs, &view)) return status;
+  if (OrtStatus* status = CheckClasses(kernel, view)) return status;
   LossProblem problem = Describe(kernel, inputs, view);
   const bool reduced = kernel.attributes.reduction != Reduction::kNone;
   const bool probabilities = op.label_kind == LabelKind::kProbabilities;

@@ -91,15 +91,27 @@ void RunShared(const OrtCustomOp* op, void* kernel) {
   });
 }
 
-void RefuseLabel(const OrtCustomOp* op, void* kernel) {
-  Inputs inputs;
-  Write(kClasses, inputs.labels.room.data(), kRows - 1);
+void ExpectRefusal(const OrtCustomOp* op, void* kernel, const Inputs& inputs,
+                   const std::string& message) {
   OrtKernelContext context = MakeContext(inputs, 3);
   OrtStatus* status = op->KernelComputeV2(kernel, &context);
-  const std::string expected =
-      "SoftmaxCrossEntropyLossAndGrad: labels[8999] is 33; expected [0, 33) or ignore_index -100.";
-  if (status == nullptr || status->message != expected) Fail("glue", "a bad label is not refused");
+  const std::string expected = std::string(op->GetName(op)) + ": " + message;
+  if (status == nullptr || status->message != expected) {
+    Fail("glue", "not refused with \"%s\"", expected.c_str());
+  }
   delete status;
+}
+
+void RefuseInputs(const OrtCustomOp* op, void* kernel) {
+  Inputs inputs;
+  Write(kClasses, inputs.labels.room.data(), kRows - 1);
+  ExpectRefusal(op, kernel, inputs, "labels[8999] is 33; expected [0, 33) or ignore_index -100.");
+  // Shapes alone: there is no room for as many numbers.
+  inputs.logits.shape = {1, int64_t{1} << 32, 2};
+  inputs.labels.shape = {1, 2};
+  ExpectRefusal(op, kernel, inputs,
+                "number of classes is 4294967296; expected at most 4294967295 where the class axis "
+                "is not the last.");
 }
 
 }  // namespace
@@ -113,7 +125,7 @@ int main(int argc, char** argv) {
   void* kernel = nullptr;
   if (op->CreateKernelV2(op, TheApi(), &info, &kernel) != nullptr) Fail("glue", "no kernel");
   RunShared(op, kernel);
-  RefuseLabel(op, kernel);
+  RefuseInputs(op, kernel);
   op->KernelDestroy(kernel);
   return 0;
 }

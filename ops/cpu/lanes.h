@@ -79,6 +79,34 @@ struct Classes {
   Classes From(int64_t c) const { return {first + c * step, step}; }
 };
 
+// numbers[i] = x[labels[i] - c0][i] of the lanes whose labels are among the n classes from c0 on.
+template <class Acc>
+inline void LoadAt(const Label<Acc>* labels, int64_t c0, const Classes<Acc>& x, int64_t n,
+                   Acc* numbers) {
+#if defined(__AVX512F__)
+  using Bits = VectorBits<Acc>;
+  Bits lane;
+  for (int64_t i = 0; i < kWidth<Acc>; ++i) lane[i] = static_cast<Label<Acc>>(i);
+  const Bits classes = LoadAs<Bits>(labels) - static_cast<Label<Acc>>(c0);
+  const __m512i places = BitCast<__m512i>(classes * static_cast<Label<Acc>>(x.step) + lane);
+  const __m512i c = BitCast<__m512i>(classes);
+  const __m512i all = BitCast<__m512i>(Bits{} + static_cast<Label<Acc>>(n));
+  const Vector<Acc> old = Load(numbers);
+  if constexpr (std::is_same_v<Acc, float>) {
+    const __mmask16 some = _mm512_cmplt_epu32_mask(c, all);
+    Store(numbers, _mm512_mask_i32gather_ps(old, some, places, x.first, sizeof(Acc)));
+  } else {
+    const __mmask8 some = _mm512_cmplt_epu64_mask(c, all);
+    Store(numbers, _mm512_mask_i64gather_pd(old, some, places, x.first, sizeof(Acc)));
+  }
+#else
+  for (int64_t i = 0; i < kWidth<Acc>; ++i) {
+    const int64_t c = static_cast<int64_t>(labels[i]) - c0;
+    if (c >= 0 && c < n) numbers[i] = x[c][i];
+  }
+#endif
+}
+
 template <class Acc>
 inline Vector<Acc> MaxOfClasses(const Classes<Acc>& x, int64_t n) {
   Vector<Acc> max = Splat(-Infinity<Acc>());

@@ -183,15 +183,6 @@ struct Tile {
     };
   }
 
-  // Of the lanes from j on, those whose labels are among the classes [c0, c0 + n), which are in x.
-  void LoadTargetLogits(int64_t c0, int64_t n, int64_t j) {
-    const Classes<Acc> at = ClassesOf(x, n, j);
-    for (int64_t i = 0; i < kVector; ++i) {
-      const int64_t c = static_cast<int64_t>(positions.targets.label[j + i]) - c0;
-      if (c >= 0 && c < n) positions.targets.logit[j + i] = at[c][i];
-    }
-  }
-
   void SummariseLanes(int64_t c0, int64_t n, int64_t j, Vector<Acc> max) {
     const Classes<Acc> at = ClassesOf(x, n, j);
     const bool begins = c0 == 0;
@@ -200,7 +191,9 @@ struct Tile {
       Rescale<Row::kDense>(max, j, &positions.stats);
     }
     Store(positions.stats.max.at + j, max);
-    if constexpr (Row::kHasTarget) LoadTargetLogits(c0, n, j);
+    if constexpr (Row::kHasTarget) {
+      LoadAt(positions.targets.label.at + j, c0, at, n, positions.targets.logit.at + j);
+    }
     const auto coefficient = Coefficients(c0, n, j);
     for (int64_t c = 0; c < n; c += kPartialTerms) {
       const int64_t count = n - c < kPartialTerms ? n - c : kPartialTerms;

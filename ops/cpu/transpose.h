@@ -15,6 +15,14 @@ constexpr int64_t kPieces = kVectorBytes / 16;
 template <class Acc>
 constexpr int64_t kPieceWidth = 16 / static_cast<int64_t>(sizeof(Acc));
 
+// Of the addresses that follow from this one the compiler keeps none: it would form a loop's
+// sixteen beforehand, and has not so many registers.
+template <class T>
+inline T* Opaque(T* address) {
+  asm("" : "+r"(address));
+  return address;
+}
+
 // Piece l from source + l * step.
 template <class T>
 inline Vector<Accumulator<T>> LoadPieces(const T* source, int64_t step) {
@@ -86,15 +94,19 @@ inline Vector<Accumulator<T>> RowsToColumns(const T* rows, int64_t n, Accumulato
   using Acc = Accumulator<T>;
   constexpr int64_t p = kPieceWidth<Acc>;
   Vector<Acc> max = Splat(-Infinity<Acc>());
-  for (int64_t c = 0; c < n; c += p) {
+  const auto turn = [&](int64_t c, int64_t count) {
     Vector<Acc> v[p];
-    for (int64_t i = 0; i < p; ++i) v[i] = LoadPieces(rows + i * n + c, p * n);
+    const T* const from = Opaque(rows + c);
+    for (int64_t i = 0; i < p; ++i) v[i] = LoadPieces(from + i * n, p * n);
     TransposePieces<Acc>(v);
-    for (int64_t i = 0; i < p && c + i < n; ++i) {
+    for (int64_t i = 0; i < count; ++i) {
       Store(columns + (c + i) * kWidth<Acc>, v[i]);
       max = Max(v[i], max);
     }
-  }
+  };
+  int64_t c = 0;
+  for (; c + p <= n; c += p) turn(c, p);
+  if (c < n) turn(c, n - c);
   return max;
 }
 
@@ -113,15 +125,18 @@ template <class T, class Column>
 inline void ColumnsToRows(const Column& column, int64_t n, T* rows) {
   using Acc = Accumulator<T>;
   constexpr int64_t p = kPieceWidth<Acc>;
-  for (int64_t c = (n - 1) / p * p; c >= 0; c -= p) {
+  const auto turn = [&](int64_t c, int64_t count) {
     Vector<Acc> v[p];
-    for (int64_t i = 0; i < p; ++i) v[i] = c + i < n ? column(c + i) : Vector<Acc>{};
+    for (int64_t i = 0; i < p; ++i) v[i] = i < count ? column(c + i) : Vector<Acc>{};
     TransposePieces<Acc>(v);
     decltype(Narrowed<T>(v[0])) narrow[p];
     for (int64_t i = 0; i < p; ++i) narrow[i] = Narrowed<T>(v[i]);
-    StorePieces(narrow, p, rows + c, n,
+    StorePieces(narrow, p, Opaque(rows + c), n,
                 std::make_integer_sequence<int, static_cast<int>(kPieces)>());
-  }
+  };
+  int64_t c = n / p * p;
+  if (c < n) turn(c, n - c);
+  for (c -= p; c >= 0; c -= p) turn(c, p);
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

@@ -29,7 +29,11 @@ inline Vector<Accumulator<T>> LoadPieces(const T* source, int64_t step) {
   if constexpr (sizeof(T) == 2) {
     const auto piece = [=](int64_t l) { return LoadAs<int64_t>(source + l * step); };
 #if defined(__AVX512F__)
-    const __m256i pieces = _mm256_set_epi64x(piece(3), piece(2), piece(1), piece(0));
+    // A load under a mask needs none of the shuffles that turning the pieces takes.
+    __m256i pieces = _mm256_zextsi128_si256(_mm_cvtsi64_si128(piece(0)));
+    pieces = _mm256_mask_set1_epi64(pieces, 1 << 1, piece(1));
+    pieces = _mm256_mask_set1_epi64(pieces, 1 << 2, piece(2));
+    pieces = _mm256_mask_set1_epi64(pieces, 1 << 3, piece(3));
 #elif defined(__AVX2__)
     const __m128i pieces = _mm_set_epi64x(piece(1), piece(0));
 #else
@@ -59,8 +63,14 @@ inline Vector<Accumulator<T>> LoadPieces(const T* source, int64_t step) {
 template <int kPiece, class T, class Narrow>
 inline void StorePiece(T* target, Narrow v) {
   if constexpr (sizeof(T) == 2) {
-    typedef int64_t Pieces __attribute__((vector_size(sizeof(Narrow))));
+    // As doubles: the upper one of two is stored without a shuffle.
+#if defined(__AVX512F__)
+    const __m128d two = _mm256_extractf128_pd(BitCast<__m256d>(v), kPiece / 2);
+    StoreAs(target, two[kPiece % 2]);
+#else
+    typedef double Pieces __attribute__((vector_size(sizeof(Narrow))));
     StoreAs(target, BitCast<Pieces>(v)[kPiece]);
+#endif
   } else {
 #if defined(__AVX512F__)
     // As integers it would take its way through a register.

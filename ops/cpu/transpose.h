@@ -23,13 +23,13 @@ inline T* Opaque(T* address) {
   return address;
 }
 
-// Piece l from source + l * step.
+// Piece l from source + l * step. A load under a mask needs no shuffle; turning takes enough of
+// them.
 template <class T>
 inline Vector<Accumulator<T>> LoadPieces(const T* source, int64_t step) {
   if constexpr (sizeof(T) == 2) {
     const auto piece = [=](int64_t l) { return LoadAs<int64_t>(source + l * step); };
 #if defined(__AVX512F__)
-    // A load under a mask needs none of the shuffles that turning the pieces takes.
     __m256i pieces = _mm256_zextsi128_si256(_mm_cvtsi64_si128(piece(0)));
     pieces = _mm256_mask_set1_epi64(pieces, 1 << 1, piece(1));
     pieces = _mm256_mask_set1_epi64(pieces, 1 << 2, piece(2));
@@ -43,10 +43,10 @@ inline Vector<Accumulator<T>> LoadPieces(const T* source, int64_t step) {
   } else {
 #if defined(__AVX512F__)
     const auto piece = [=](int64_t l) { return LoadAs<__m128i>(source + l * step); };
-    // In halves: what moves in half a vector takes half of the time.
-    const __m512i low = _mm512_castsi256_si512(_mm256_set_m128i(piece(1), piece(0)));
-    const __m256i high = _mm256_set_m128i(piece(3), piece(2));
-    const __m512i pieces = _mm512_maskz_inserti64x4(kAll & 0xff, low, high, 1);
+    __m512i pieces = _mm512_zextsi128_si512(piece(0));
+    pieces = _mm512_mask_broadcast_i32x4(pieces, 0xf0, piece(1));
+    pieces = _mm512_mask_broadcast_i32x4(pieces, 0xf00, piece(2));
+    pieces = _mm512_mask_broadcast_i32x4(pieces, 0xf000, piece(3));
     return BitCast<Vector<T>>(pieces);
 #elif defined(__AVX2__)
     return BitCast<Vector<T>>(

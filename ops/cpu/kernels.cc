@@ -90,14 +90,15 @@ bool SetInstructionSet(const char* name) {
   return true;
 }
 
-int64_t PositionsPerPartial(int64_t classes) {
-  if (classes >= kElementsPerPartial) return 1;
+int64_t PositionsPerPartial(int64_t classes, int64_t inner) {
   const int64_t positions = kElementsPerPartial / (classes > 0 ? classes : 1);
-  return (positions + kTileLanes - 1) / kTileLanes * kTileLanes;
+  // Long rows are summed one by one, others a tile at a time.
+  const int64_t unit = inner == 1 && classes >= kSmallestLongRow ? 1 : kTileLanes;
+  return positions > unit ? (positions + unit - 1) / unit * unit : unit;
 }
 
-int64_t PositionsPerTask(int64_t classes, int64_t positions) {
-  const int64_t unit = PositionsPerPartial(classes);
+int64_t PositionsPerTask(int64_t classes, int64_t inner, int64_t positions) {
+  const int64_t unit = PositionsPerPartial(classes, inner);
   const int64_t partials = positions / unit / kEnoughTasks;
   const int64_t at_most = partials < kMostPartialsPerTask ? partials : kMostPartialsPerTask;
   return unit * (at_most > 1 ? at_most : 1);

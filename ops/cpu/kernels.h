@@ -73,11 +73,11 @@ const CpuKernels& Kernels();
 // cannot run it. Meant for tests and benchmarks.
 bool SetInstructionSet(const char* name);
 
-// How many losses are summed before their sum joins that of the others: from the classes alone, so
-// that a reduced loss has the same bits however the work is cut.
-int64_t PositionsPerPartial(int64_t classes);
+// How many losses are summed before their sum joins that of the others: from the layout of a row
+// alone, so that a reduced loss has the same bits however the work is cut.
+int64_t PositionsPerPartial(int64_t classes, int64_t inner);
 // How positions are cut into tasks, in whole partial sums.
-int64_t PositionsPerTask(int64_t classes, int64_t positions);
+int64_t PositionsPerTask(int64_t classes, int64_t inner, int64_t positions);
 // Tasks of the pass over labels and weights.
 int64_t PositionsPerScan(const LossProblem& problem);
 

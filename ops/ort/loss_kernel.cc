@@ -204,9 +204,9 @@ OrtStatus* Compute(const LossKernel& kernel, OrtKernelContext* context) {
               problem,
               Kernels(),
               view.positions(),
-              PositionsPerTask(view.classes, view.positions()),
+              PositionsPerTask(view.classes, view.inner, view.positions()),
               nullptr};
-    problem.positions_per_partial = PositionsPerPartial(view.classes);
+    problem.positions_per_partial = PositionsPerPartial(view.classes, view.inner);
     const int64_t partials = CeilDiv(view.positions(), problem.positions_per_partial);
     std::vector<double> partial_losses(static_cast<size_t>(partials));
     problem.partial_losses = partial_losses.data();

@@ -145,7 +145,7 @@ void DescribeOutputs(const Draw& draw, const NaiveProblem& naive, const Tensors&
   problem->dlogits = draw.dlogits ? tensors.dlogits.data() : nullptr;
   problem->dlabels = WantsLabelGradient(draw, naive) ? tensors.dlabels.data() : nullptr;
   problem->stream = draw.stream;
-  problem->positions_per_partial = PositionsPerPartial(naive.classes);
+  problem->positions_per_partial = PositionsPerPartial(naive.classes, naive.inner);
 }
 
 void ExpectOutputs(const std::string& what, const LossProblem& problem, const Tensors& tensors,
@@ -192,7 +192,7 @@ void RunCase(uint64_t seed, const Draw& draw, const View& view, Random* random) 
   std::vector<double> partials(
       static_cast<size_t>(naive.positions() / problem.positions_per_partial + 1));
   problem.partial_losses = partials.data();
-  const int64_t step = PositionsPerTask(view.classes, naive.positions());
+  const int64_t step = PositionsPerTask(view.classes, view.inner, naive.positions());
   ForTasks(naive.positions(), step, draw.threads,
            [&](int64_t first, int64_t last) { Kernels().run(problem, first, last); });
   ExpectOutputs(what, problem, tensors, truth);

@@ -92,7 +92,7 @@ ONNXLOSS_FOR_MANY int64_t Exponentiate(const Acc* __restrict x, int64_t n, int64
     const V shift = Shift(of_rows);
     MarkCount<Acc> count;
     for (int64_t j = 0; j < n; ++j) {
-      FetchAhead<kAhead>(x + j * w);
+      FetchAhead(x + j * w, kAhead);
       const V value = Load(x + j * w);
       const V of_row = Permuted(shift, LoadAs<VectorBits<Acc>>(row_of + j * w));
       others[j] = Marks<Acc>::Different(value, of_row);
@@ -176,7 +176,7 @@ struct ShortRows {
     const int64_t known = ((last < lanes ? last : lanes) - i) * n;
     int64_t j = 0;
     for (; j + kVector <= known; j += kVector) {
-      FetchAhead<kAhead>(source + j);
+      FetchAhead(source + j, kAhead);
       Store(copy + j, Load(source + j));
     }
     if (j < known) StoreFirst(copy + j, known - j, LoadFirst(source + j, known - j, T{}));

@@ -31,9 +31,11 @@ struct TileWriters {
       : first(from), last(to), of_rows(rows, stream) {}
 };
 
-// Each class is a stream of its own, of which hardware follows few: what is fetched ahead is for
-// the tiles after the next.
-constexpr int64_t kAheadInClasses = 1024;
+// How far ahead logits are fetched, in bytes. Each class is a stream of its own, of which hardware
+// follows few: what is fetched is for the tiles after the next, or, where a tile has so many
+// classes that it would not stay in the caches until then, for later classes of the same tile.
+constexpr int64_t kAheadInClass = 1024;
+constexpr int64_t kClassesAhead = 16;
 constexpr int64_t kAheadInRows = 4096;
 
 template <class T, class Row>
@@ -59,7 +61,10 @@ struct Tile {
   int64_t classes() const { return problem.raw.classes; }
   int64_t inner() const { return problem.raw.inner; }
   bool gradient() const { return problem.dlogits != nullptr; }
+  // Whether exponentials are kept for the gradient, and not formed again.
+  bool keeps() const { return gradient() && !in_parts(); }
   int64_t part(int64_t c0) const { return classes() - c0 < kClasses ? classes() - c0 : kClasses; }
+  bool in_parts() const { return classes() > kClasses; }
   // RunTiles is not asked for rows in one piece of more than kFewClasses.
   bool in_one_piece() const { return inner() == 1; }
   // Of a tile's part of n classes: those of the lanes from j on.
@@ -82,11 +87,10 @@ struct Tile {
     }
   }
 
-  template <int64_t kAheadBytes>
-  static void Copy(const T* source, int64_t n, Acc* target) {
+  static void Copy(const T* source, int64_t n, int64_t ahead, Acc* target) {
     for (int64_t i = 0; i < n; i += kVector) {
       const int64_t count = n - i < kVector ? n - i : kVector;
-      FetchAhead<kAheadBytes>(source + i);
+      FetchAhead(source + i, ahead);
       StoreFirst(target + i, count, LoadFirst(source + i, count, T{}));
     }
   }
@@ -102,19 +106,20 @@ struct Tile {
     const int64_t rows = left < 0 ? 0 : left < kVector ? left : kVector;
     if (HasRoom(j, problem.raw.outer)) {
       const T* from = source + (first + j) * n;
-      for (int64_t i = 0; i < kVector * n; i += kVector) FetchAhead<kAheadInRows>(from + i);
+      for (int64_t i = 0; i < kVector * n; i += kVector) FetchAhead(from + i, kAheadInRows);
       return RowsToColumns(from, n, target + j * n);
     }
-    Copy<kAheadInRows>(source + (first + j) * n, rows * n, row_major);
+    Copy(source + (first + j) * n, rows * n, kAheadInRows, row_major);
     for (int64_t i = rows * n; i < kVector * n; ++i) row_major[i] = 0;
     return RowsToColumns(row_major, n, target + j * n);
   }
 
   void LoadClasses(const T* source, int64_t c0, int64_t n, Acc* target) const {
+    const int64_t class_bytes = inner() * static_cast<int64_t>(sizeof(T));
+    const int64_t ahead = in_parts() ? kClassesAhead * class_bytes : kAheadInClass;
     ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
       for (int64_t c = 0; c < n; ++c) {
-        Copy<kAheadInClasses>(source + offset + (c0 + c) * inner(), run,
-                              target + c * kTileLanes + lane);
+        Copy(source + offset + (c0 + c) * inner(), run, ahead, target + c * kTileLanes + lane);
       }
     });
     if (lanes == kTileLanes) return;
@@ -158,12 +163,11 @@ struct Tile {
   }
 
   void StorePart(int64_t c0, int64_t n) {
-    const bool in_parts = n < classes();
     ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
       const int64_t position = first + lane;
-      const bool begins = in_parts || position == writers.first || position % inner() == 0;
+      const bool begins = in_parts() || position == writers.first || position % inner() == 0;
       const int64_t end = position + run;
-      const bool ends = in_parts || end == writers.last || end % inner() == 0;
+      const bool ends = in_parts() || end == writers.last || end % inner() == 0;
       for (int64_t c = 0; c < n; ++c) {
         const int64_t place = offset + (c0 + c) * inner();
         Writer<T>& writer = writers.of_class[c];
@@ -198,7 +202,7 @@ struct Tile {
     for (int64_t c = 0; c < n; c += kPartialTerms) {
       const int64_t count = n - c < kPartialTerms ? n - c : kPartialTerms;
       const Terms<Acc> terms = SumTerms<Row::kDense>([&](int64_t i) { return coefficient(c + i); },
-                                                     at.From(c), count, max, gradient());
+                                                     at.From(c), count, max, keeps());
       if (begins && c == 0) {
         Begin<Row::kDense>(terms, j, &positions.stats);
       } else {
@@ -228,10 +232,9 @@ struct Tile {
   }
 
   void FormGradient() {
-    const bool in_parts = classes() > kClasses;
     for (int64_t c0 = 0; c0 < classes(); c0 += kClasses) {
       const int64_t n = part(c0);
-      if (in_parts) {
+      if (in_parts()) {
         LoadPart(c0, n);
         for (int64_t c = 0; c < n; ++c) ExpLanes(positions.stats.max.at, x + c * kTileLanes);
       }

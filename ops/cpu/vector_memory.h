@@ -188,9 +188,9 @@ constexpr int64_t kLine = kLineBytes / static_cast<int64_t>(sizeof(T));
 
 // Fetches to the second cache what a loop will read soon. Without it a stream from memory waits for
 // the stores between its loads.
-template <int64_t kBytes = 8192, class T>
-inline void FetchAhead(const T* source) {
-  __builtin_prefetch(reinterpret_cast<const char*>(source) + kBytes, 0, 2);
+template <class T>
+inline void FetchAhead(const T* source, int64_t bytes = 8192) {
+  __builtin_prefetch(reinterpret_cast<const char*>(source) + bytes, 0, 2);
 }
 
 // Fetches to the first cache what a loop will write soon: stores wait for their lines, in turn.

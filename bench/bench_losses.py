@@ -26,11 +26,13 @@ from tests.reference import softmax_cross_entropy_loss
 
 SHAPES = (
     "1024x32000",  # 1024 tokens of a Llama 2 vocabulary
+    "32x32000",  # a small batch
     "256x128256",  # 256 tokens of a Llama 3 vocabulary: rows beyond the first-level caches
     "8192x1000",  # a batch of ImageNet
     "16384x100",  # short rows: CIFAR-100
     "65536x10",  # many rows of few classes: CIFAR-10, digits
     "4x21x512x512",  # segmentation: the class axis is not the last
+    "4x32000x256",  # 1024 tokens again, with the class axis where PyTorch has it
 )
 DTYPES = tuple(name for name in ALL_DTYPES if name != "float64")
 

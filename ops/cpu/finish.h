@@ -177,10 +177,7 @@ struct LanePositions {
       return [factor = at(results.factor), k = at(results.k)](V e, V coefficient,
                                                               const auto& of_lanes) {
         if constexpr (!Row::kDense) return e * of_lanes(factor);
-        // 0 * inf is nan. Where a row counts, an infinite coefficient makes its factor nan anyway.
-        const V of_row = of_lanes(k);
-        const V counted = of_row == V{} ? V{} : coefficient;
-        return UntargetedGradient(e, of_lanes(factor), counted, of_row);
+        return UntargetedGradient(e, of_lanes(factor), coefficient, of_lanes(k));
       };
     } else {
       return [total = at(results.total), scale = at(results.scale),

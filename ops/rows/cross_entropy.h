@@ -63,8 +63,8 @@ SCE_HD Acc DenseGradient(Acc e, Acc total, Acc coefficient, Acc sum_minus_one, A
 }
 
 // The same of a class that is not the label of its row, with factor = k A / sum: the label's own
-// coefficient keeps the terms apart, and where they meet the error is the greater one's. A k of 0, of
-// an ignored row, switches an infinite coefficient off.
+// coefficient keeps the terms apart, and where they meet the error is the greater one's. A k of 0,
+// of an ignored row, switches an infinite coefficient off.
 template <class Acc>
 SCE_HD Acc UntargetedGradient(Acc e, Acc factor, Acc coefficient, Acc k) {
   return e * factor - GapTerm(k, coefficient);

@@ -199,7 +199,25 @@ void RunCase(uint64_t seed, const Draw& draw, const View& view, Random* random) 
   ExpectSum(what, tensors.sums, partials, truth.loss);
 }
 
+// A small batch of long rows is work for many threads. Tiles are not cut: they would have idle
+// lanes.
+void CheckTasks() {
+  for (const int64_t classes : {320, 1000, 32000, 200000}) {
+    const int64_t step = PositionsPerTask(classes, 1, 64);
+    if (step * classes > 65536 && step > 1) {
+      Fail("PositionsPerTask", "%d classes: %d rows", static_cast<int>(classes),
+           static_cast<int>(step));
+    }
+    for (const int64_t inner : {2, 512}) {
+      if (PositionsPerTask(classes, inner, 4096) % kTileLanes != 0) {
+        Fail("PositionsPerTask", "%d classes inside: no whole tiles", static_cast<int>(classes));
+      }
+    }
+  }
+}
+
 int RunAll() {
+  CheckTasks();
   uint64_t seed = 0;
   for (const View& view : kViews) {
     for (const ElementType type : kTypes) {

@@ -190,24 +190,22 @@ struct LanePositions {
   }
 
   // Writes what is wanted of the results of the first `lanes` positions, of which lane 0 is
-  // `first`. They share a partial sum, or have one each.
+  // `first`.
   ONNXLOSS_FOR_MANY void StoreResults(int64_t first, int64_t lanes) {
     if (problem.stores()) {
       for (int64_t j = 0; j < lanes; ++j) {
         results.loss[j] = problem.Store(first + j, results.loss[j], results.lse[j]);
       }
     }
-    if (problem.raw.positions_per_partial == 1) {
-      for (int64_t j = 0; j < lanes; ++j) {
-        problem.AddToPartial(first + j, static_cast<double>(results.loss[j]));
-      }
-      return;
-    }
     for (int64_t j = lanes; j < kTileLanes; ++j) results.loss[j] = 0;
-    double sum = 0;
+    const int64_t per_partial = problem.raw.positions_per_partial;
+    const int64_t step = per_partial < kTileLanes ? per_partial : kTileLanes;
+    for (int64_t j0 = 0; j0 < lanes; j0 += step) {
+      double sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < kTileLanes; ++j) sum += static_cast<double>(results.loss[j]);
-    problem.AddToPartial(first, sum);
+      for (int64_t j = j0; j < j0 + step; ++j) sum += static_cast<double>(results.loss[j]);
+      problem.AddToPartial(first + j0, sum);
+    }
   }
 };
 

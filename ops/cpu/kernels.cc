@@ -62,8 +62,12 @@ const CpuKernels* FirstThat(Visitor accepts) {
 std::atomic<const CpuKernels*> chosen{nullptr};
 
 constexpr int64_t kElementsPerPartial = 32768;
-constexpr int64_t kEnoughTasks = 64;
 constexpr int64_t kMostPartialsPerTask = 8;
+// So many tasks are enough to share, and so few where more would leave lanes of their tiles idle.
+constexpr int64_t kManyTasks = 64;
+constexpr int64_t kFewTasks = 8;
+// Of a class, fewer neighbours than these would not fill lines.
+constexpr int64_t kFewestLanes = 32;
 
 }  // namespace
 
@@ -92,16 +96,21 @@ bool SetInstructionSet(const char* name) {
 
 int64_t PositionsPerPartial(int64_t classes, int64_t inner) {
   const int64_t positions = kElementsPerPartial / (classes > 0 ? classes : 1);
-  // Long rows are summed one by one, others a tile at a time.
-  const int64_t unit = inner == 1 && classes >= kSmallestLongRow ? 1 : kTileLanes;
-  return positions > unit ? (positions + unit - 1) / unit * unit : unit;
+  if (positions > kTileLanes / 2) return (positions + kTileLanes - 1) / kTileLanes * kTileLanes;
+  // Powers of two, so that no tile ends within a partial sum. Long rows make no tiles.
+  const int64_t least = inner == 1 ? 1 : kFewestLanes;
+  int64_t unit = kTileLanes / 2;
+  while (unit > positions && unit > least) unit /= 2;
+  return unit;
 }
 
 int64_t PositionsPerTask(int64_t classes, int64_t inner, int64_t positions) {
   const int64_t unit = PositionsPerPartial(classes, inner);
-  const int64_t partials = positions / unit / kEnoughTasks;
-  const int64_t at_most = partials < kMostPartialsPerTask ? partials : kMostPartialsPerTask;
-  return unit * (at_most > 1 ? at_most : 1);
+  const int64_t partials = positions / unit;
+  const bool fills_tile = inner == 1 || unit >= kTileLanes;
+  const int64_t most = fills_tile ? kMostPartialsPerTask : kTileLanes / unit;
+  const int64_t together = partials / (fills_tile ? kManyTasks : kFewTasks);
+  return unit * (together < 1 ? 1 : together < most ? together : most);
 }
 
 int64_t PositionsPerScan(const LossProblem& problem) {

@@ -192,9 +192,9 @@ inline void Add(const Terms<Acc>& terms, int64_t j, LaneStats<Acc>* stats) {
 }
 
 template <class Acc>
-inline void ExpLanes(const Acc* __restrict max, Acc* __restrict row) {
+inline void ExpLanes(const Acc* __restrict max, int64_t lanes, Acc* __restrict row) {
 #pragma omp simd
-  for (int64_t j = 0; j < kTileLanes; ++j) row[j] = ExpNonPositive(row[j] - max[j]);
+  for (int64_t j = 0; j < lanes; ++j) row[j] = ExpNonPositive(row[j] - max[j]);
 }
 
 template <class Acc>

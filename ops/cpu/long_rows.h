@@ -234,9 +234,7 @@ struct LongRows {
       RunNext();
       ++position;
       const int64_t count = position - first_waiting;
-      const int64_t per_partial = problem.raw.positions_per_partial;
-      const bool ends_partial = per_partial > 1 && position % per_partial == 0;
-      if (count < kTileLanes && position < last && !ends_partial) continue;
+      if (count < kTileLanes && position < last) continue;
       waiting.FinishLosses();
       waiting.StoreResults(first_waiting, count);
       first_waiting = position;

@@ -60,6 +60,8 @@ struct Tile {
 
   int64_t classes() const { return problem.raw.classes; }
   int64_t inner() const { return problem.raw.inner; }
+  // Lanes in use, in whole vectors.
+  int64_t used() const { return (lanes + kVector - 1) / kVector * kVector; }
   bool gradient() const { return problem.dlogits != nullptr; }
   // Whether exponentials are kept for the gradient, and not formed again.
   bool keeps() const { return gradient() && !in_parts(); }
@@ -122,9 +124,9 @@ struct Tile {
         Copy(source + offset + (c0 + c) * inner(), run, ahead, target + c * kTileLanes + lane);
       }
     });
-    if (lanes == kTileLanes) return;
+    if (lanes == used()) return;
     for (int64_t c = 0; c < n; ++c) {
-      for (int64_t j = lanes; j < kTileLanes; ++j) target[c * kTileLanes + j] = 0;
+      for (int64_t j = lanes; j < used(); ++j) target[c * kTileLanes + j] = 0;
     }
   }
 
@@ -212,16 +214,17 @@ struct Tile {
   }
 
   void Summarise() {
+    const int64_t end = used();
     for (int64_t c0 = 0; c0 < classes(); c0 += kClasses) {
       const int64_t n = part(c0);
       if (!in_one_piece()) LoadPart(c0, n);
-      for (int64_t j = 0; j < kTileLanes; j += kVector) {
+      for (int64_t j = 0; j < end; j += kVector) {
         SummariseLanes(c0, n, j,
                        in_one_piece() ? LoadLanes(n, j) : MaxOfClasses(ClassesOf(x, n, j), n));
       }
     }
     if (classes() <= kPartialTerms) return;  // one sum, which is rounded
-    for (int64_t j = 0; j < kTileLanes; j += kVector) positions.stats.sum_minus_one.Round(j);
+    for (int64_t j = 0; j < end; j += kVector) positions.stats.sum_minus_one.Round(j);
   }
 
   // Exponentials of rows whose label is ignored.
@@ -232,13 +235,14 @@ struct Tile {
   }
 
   void FormGradient() {
+    const int64_t end = used();
     for (int64_t c0 = 0; c0 < classes(); c0 += kClasses) {
       const int64_t n = part(c0);
       if (in_parts()) {
         LoadPart(c0, n);
-        for (int64_t c = 0; c < n; ++c) ExpLanes(positions.stats.max.at, x + c * kTileLanes);
+        for (int64_t c = 0; c < n; ++c) ExpLanes(positions.stats.max.at, end, x + c * kTileLanes);
       }
-      for (int64_t j = 0; j < kTileLanes; j += kVector) {
+      for (int64_t j = 0; j < end; j += kVector) {
         if (!positions.all_live) ClearIgnored(n, j);
         const Classes<Acc> at = ClassesOf(x, n, j);
         const VectorBits<Acc> label = positions.LabelsOf(j);

@@ -97,6 +97,8 @@ struct Tile {
     }
   }
 
+  // Those of a vector of lanes.
+  int64_t RowsFrom(int64_t j) const { return lanes - j < kVector ? lanes - j : kVector; }
   // Whether after the rows of the lanes from j on there is room for a piece more before row `last`.
   bool HasRoom(int64_t j, int64_t last) const {
     return first + j + kVector + kPieceWidth<Acc> <= last;
@@ -104,15 +106,14 @@ struct Tile {
 
   // The lanes from j on; returns their maxima.
   Vector<Acc> LoadRows(const T* source, int64_t n, int64_t j, Acc* target) {
-    const int64_t left = lanes - j;
-    const int64_t rows = left < 0 ? 0 : left < kVector ? left : kVector;
     if (HasRoom(j, problem.raw.outer)) {
       const T* from = source + (first + j) * n;
       for (int64_t i = 0; i < kVector * n; i += kVector) FetchAhead(from + i, kAheadInRows);
       return RowsToColumns(from, n, target + j * n);
     }
-    Copy(source + (first + j) * n, rows * n, kAheadInRows, row_major);
-    for (int64_t i = rows * n; i < kVector * n; ++i) row_major[i] = 0;
+    const int64_t known = RowsFrom(j) * n;
+    Copy(source + (first + j) * n, known, kAheadInRows, row_major);
+    for (int64_t i = known; i < kVector * n; ++i) row_major[i] = 0;
     return RowsToColumns(row_major, n, target + j * n);
   }
 
@@ -151,8 +152,6 @@ struct Tile {
   // The rows of the lanes from j on.
   template <class Column>
   void StoreRows(const Column& column, int64_t n, int64_t j) {
-    const int64_t rows = lanes - j < kVector ? lanes - j : kVector;
-    if (rows <= 0) return;
     const bool plain = !problem.raw.stream && problem.softcap == 0;
     if (plain && HasRoom(j, writers.last)) {
       T* const to = writers.of_rows.Skip(kVector * n);
@@ -160,7 +159,7 @@ struct Tile {
       return ColumnsToRows(column, n, to);
     }
     ColumnsToRows(column, n, row_major);
-    WriteFrom(row_major, problem.softcap, problem.logits + (first + j) * n, rows * n,
+    WriteFrom(row_major, problem.softcap, problem.logits + (first + j) * n, RowsFrom(j) * n,
               &writers.of_rows);
   }
 

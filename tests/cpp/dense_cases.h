@@ -32,8 +32,8 @@ constexpr View kViews[] = {
     {3, 5, 2},     {2, 4, 63},    {2, 21, 129},  {5, 3, 7},     // the axis inside
     {1, 257, 3},   {2, 300, 5},   {1, 513, 130},                // parts of a tile
     {1025, 33, 1}, {2, 11, 1500}, {2100, 16, 1},                // several tasks
-    {170, 700, 1}, {7, 9000, 1},                                // of long rows
-    {1, 1100, 70}, {2, 600, 65},                                // of tiles that are not filled
+    {70, 700, 1},  {5, 9000, 1},                                // of long rows
+    {1, 1100, 34}, {1, 600, 65},                                // of tiles that are not filled
 };
 constexpr ElementType kTypes[] = {ElementType::kFloat16, ElementType::kBFloat16,
                                   ElementType::kFloat32, ElementType::kFloat64};

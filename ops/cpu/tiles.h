@@ -101,7 +101,7 @@ struct Tile {
   int64_t RowsFrom(int64_t j) const { return lanes - j < kVector ? lanes - j : kVector; }
   // Whether after the rows of the lanes from j on there is room for a piece more before row `last`.
   bool HasRoom(int64_t j, int64_t last) const {
-    return first + j + kVector + kPieceWidth<Acc> <= last;
+    return first + j + kVector + kPieceWidth<T> <= last;
   }
 
   // The lanes from j on; returns their maxima.
@@ -212,7 +212,8 @@ struct Tile {
     }
   }
 
-  void Summarise() {
+  // Left to itself, the compiler makes calls of some of what is done for each vector.
+  ONNXLOSS_FOR_MANY __attribute__((flatten)) void Summarise() {
     const int64_t end = used();
     for (int64_t c0 = 0; c0 < classes(); c0 += kClasses) {
       const int64_t n = part(c0);
@@ -233,7 +234,7 @@ struct Tile {
     for (int64_t c = 0; c < n; ++c) Store(at[c], ignored ? Vector<Acc>{} : Load(at[c]));
   }
 
-  void FormGradient() {
+  ONNXLOSS_FOR_MANY __attribute__((flatten)) void FormGradient() {
     const int64_t end = used();
     for (int64_t c0 = 0; c0 < classes(); c0 += kClasses) {
       const int64_t n = part(c0);

@@ -9,11 +9,11 @@
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
-// Vectors are made of pieces of 16 bytes. Elements change places within pieces; what crosses them
-// goes through memory, which costs less, and where elements may be narrower.
+// Vectors are made of pieces of 16 bytes. What crosses them goes through memory, which costs less.
+// Within pieces numbers of the accumulator's size change places: two of 16 bits are one of them.
 constexpr int64_t kPieces = kVectorBytes / 16;
-template <class Acc>
-constexpr int64_t kPieceWidth = 16 / static_cast<int64_t>(sizeof(Acc));
+template <class T>
+constexpr int64_t kPieceWidth = 16 / static_cast<int64_t>(sizeof(T));
 
 // Of the addresses that follow from this one the compiler keeps none: it would form a loop's
 // sixteen beforehand, and has not so many registers.
@@ -27,60 +27,33 @@ inline T* Opaque(T* address) {
 // them.
 template <class T>
 inline Vector<Accumulator<T>> LoadPieces(const T* source, int64_t step) {
-  if constexpr (sizeof(T) == 2) {
-    const auto piece = [=](int64_t l) { return LoadAs<int64_t>(source + l * step); };
+  using V = Vector<Accumulator<T>>;
 #if defined(__AVX512F__)
-    __m256i pieces = _mm256_zextsi128_si256(_mm_cvtsi64_si128(piece(0)));
-    pieces = _mm256_mask_set1_epi64(pieces, 1 << 1, piece(1));
-    pieces = _mm256_mask_set1_epi64(pieces, 1 << 2, piece(2));
-    pieces = _mm256_mask_set1_epi64(pieces, 1 << 3, piece(3));
+  const auto piece = [=](int64_t l) { return LoadAs<__m128i>(source + l * step); };
+  __m512i pieces = _mm512_zextsi128_si512(piece(0));
+  pieces = _mm512_mask_broadcast_i32x4(pieces, 0xf0, piece(1));
+  pieces = _mm512_mask_broadcast_i32x4(pieces, 0xf00, piece(2));
+  pieces = _mm512_mask_broadcast_i32x4(pieces, 0xf000, piece(3));
+  return BitCast<V>(pieces);
 #elif defined(__AVX2__)
-    const __m128i pieces = _mm_set_epi64x(piece(1), piece(0));
+  return BitCast<V>(_mm256_set_m128i(LoadAs<__m128i>(source + step), LoadAs<__m128i>(source)));
 #else
-    const int64_t pieces = piece(0);
+  static_assert(kPieces == 1, "a vector is a piece");
+  (void)step;
+  return LoadAs<V>(source);
 #endif
-    return Widened<T>(BitCast<NarrowVector>(pieces));
-  } else {
-#if defined(__AVX512F__)
-    const auto piece = [=](int64_t l) { return LoadAs<__m128i>(source + l * step); };
-    __m512i pieces = _mm512_zextsi128_si512(piece(0));
-    pieces = _mm512_mask_broadcast_i32x4(pieces, 0xf0, piece(1));
-    pieces = _mm512_mask_broadcast_i32x4(pieces, 0xf00, piece(2));
-    pieces = _mm512_mask_broadcast_i32x4(pieces, 0xf000, piece(3));
-    return BitCast<Vector<T>>(pieces);
-#elif defined(__AVX2__)
-    return BitCast<Vector<T>>(
-        _mm256_set_m128i(LoadAs<__m128i>(source + step), LoadAs<__m128i>(source)));
-#else
-    static_assert(kPieces == 1, "a vector is a piece");
-    (void)step;
-    return Load(source);
-#endif
-  }
 }
 
-// To memory, where the elements have the size of T: piece kPiece of what Narrowed made.
-template <int kPiece, class T, class Narrow>
-inline void StorePiece(T* target, Narrow v) {
-  if constexpr (sizeof(T) == 2) {
-    // As doubles: the upper one of two is stored without a shuffle.
+template <int kPiece, class T, class V>
+inline void StorePiece(T* target, V pieces) {
 #if defined(__AVX512F__)
-    const __m128d two = _mm256_extractf128_pd(BitCast<__m256d>(v), kPiece / 2);
-    StoreAs(target, two[kPiece % 2]);
-#else
-    typedef double Pieces __attribute__((vector_size(sizeof(Narrow))));
-    StoreAs(target, BitCast<Pieces>(v)[kPiece]);
-#endif
-  } else {
-#if defined(__AVX512F__)
-    // As integers it would take its way through a register.
-    StoreAs(target, _mm512_maskz_extractf32x4_ps(0xf, BitCast<__m512>(v), kPiece));
+  // As integers it would take its way through a register.
+  StoreAs(target, _mm512_maskz_extractf32x4_ps(0xf, BitCast<__m512>(pieces), kPiece));
 #elif defined(__AVX2__)
-    StoreAs(target, _mm256_extracti128_si256(BitCast<__m256i>(v), kPiece));
+  StoreAs(target, _mm256_extracti128_si256(BitCast<__m256i>(pieces), kPiece));
 #else
-    StoreAs(target, v);
+  StoreAs(target, pieces);
 #endif
-  }
 }
 
 // In each piece, element i of vector j becomes element j of vector i.
@@ -102,16 +75,19 @@ inline void TransposePieces(Vector<Acc>* v) {
 template <class T>
 inline Vector<Accumulator<T>> RowsToColumns(const T* rows, int64_t n, Accumulator<T>* columns) {
   using Acc = Accumulator<T>;
-  constexpr int64_t p = kPieceWidth<Acc>;
+  constexpr int64_t p = kPieceWidth<T>;
+  constexpr int64_t turned = kPieceWidth<Acc>;
+  constexpr int64_t each = p / turned;
   Vector<Acc> max = Splat(-Infinity<Acc>());
   const auto turn = [&](int64_t c, int64_t count) {
-    Vector<Acc> v[p];
+    Vector<Acc> v[turned];
     const T* const from = Opaque(rows + c);
-    for (int64_t i = 0; i < p; ++i) v[i] = LoadPieces(from + i * n, p * n);
+    for (int64_t i = 0; i < turned; ++i) v[i] = LoadPieces(from + i * n, turned * n);
     TransposePieces<Acc>(v);
     for (int64_t i = 0; i < count; ++i) {
-      Store(columns + (c + i) * kWidth<Acc>, v[i]);
-      max = Max(v[i], max);
+      const Vector<Acc> column = Unpacked<T>(v[i / each], i % each);
+      Store(columns + (c + i) * kWidth<Acc>, column);
+      max = Max(column, max);
     }
   };
   int64_t c = 0;
@@ -120,11 +96,11 @@ inline Vector<Accumulator<T>> RowsToColumns(const T* rows, int64_t n, Accumulato
   return max;
 }
 
-template <class T, class Narrow, int... kPiece>
-inline void StorePieces(const Narrow* v, int64_t p, T* target, int64_t n,
+template <class T, class V, int... kPiece>
+inline void StorePieces(const V* v, int64_t turned, T* target, int64_t n,
                         std::integer_sequence<int, kPiece...>) {
   const auto rows = [&](auto piece) {
-    for (int64_t i = 0; i < p; ++i, target += n) StorePiece<piece.value>(target, v[i]);
+    for (int64_t i = 0; i < turned; ++i, target += n) StorePiece<piece.value>(target, v[i]);
   };
   (rows(std::integral_constant<int, kPiece>()), ...);
 }
@@ -134,14 +110,20 @@ inline void StorePieces(const Narrow* v, int64_t p, T* target, int64_t n,
 template <class T, class Column>
 inline void ColumnsToRows(const Column& column, int64_t n, T* rows) {
   using Acc = Accumulator<T>;
-  constexpr int64_t p = kPieceWidth<Acc>;
+  constexpr int64_t p = kPieceWidth<T>;
+  constexpr int64_t turned = kPieceWidth<Acc>;
   const auto turn = [&](int64_t c, int64_t count) {
-    Vector<Acc> v[p];
-    for (int64_t i = 0; i < p; ++i) v[i] = i < count ? column(c + i) : Vector<Acc>{};
+    const auto known = [&](int64_t i) { return i < count ? column(c + i) : Vector<Acc>{}; };
+    Vector<Acc> v[turned];
+    for (int64_t i = 0; i < turned; ++i) {
+      if constexpr (p == turned) {
+        v[i] = known(i);
+      } else {
+        v[i] = Packed<T>(known(2 * i), known(2 * i + 1));
+      }
+    }
     TransposePieces<Acc>(v);
-    decltype(Narrowed<T>(v[0])) narrow[p];
-    for (int64_t i = 0; i < p; ++i) narrow[i] = Narrowed<T>(v[i]);
-    StorePieces(narrow, p, Opaque(rows + c), n,
+    StorePieces(v, turned, Opaque(rows + c), n,
                 std::make_integer_sequence<int, static_cast<int>(kPieces)>());
   };
   int64_t c = n / p * p;

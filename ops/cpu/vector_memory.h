@@ -65,17 +65,31 @@ inline Vector<float> WidenBFloat16(NarrowVector bits) {
 #endif
 }
 
-inline NarrowVector NarrowToBFloat16(Vector<float> values) {
+// Of pairs of 16-bit elements the second ones, which are the high halves of numbers, or the first:
+// sorted in one step for both.
+inline NarrowVector OfPairs(VectorBits<float> pairs, bool second) {
 #if defined(__AVX512F__)
-  // The high half of number i to element i.
   const VectorBits<float> places = {0x00030001, 0x00070005, 0x000b0009, 0x000f000d,
-                                    0x00130011, 0x00170015, 0x001b0019, 0x001f001d};
-  const __m512i rounded = BitCast<__m512i>(BFloat16Bits(values));
-  const __m512i packed = Permute16<0xffff>(BitCast<__m512i>(places), rounded);
-  return BitCast<NarrowVector>(_mm512_maskz_extracti64x4_epi64(0xf, packed, 0));
+                                    0x00130011, 0x00170015, 0x001b0019, 0x001f001d,
+                                    0x00020000, 0x00060004, 0x000a0008, 0x000e000c,
+                                    0x00120010, 0x00160014, 0x001a0018, 0x001e001c};
+  const __m512i sorted = Permute16<~0u>(BitCast<__m512i>(places), BitCast<__m512i>(pairs));
+  return BitCast<NarrowVector>(second ? _mm512_maskz_extracti64x4_epi64(0xf, sorted, 0)
+                                      : _mm512_maskz_extracti64x4_epi64(0xf, sorted, 1));
+#elif defined(__AVX2__)
+  const __m256i places = _mm256_broadcastsi128_si256(
+      _mm_set_epi8(13, 12, 9, 8, 5, 4, 1, 0, 15, 14, 11, 10, 7, 6, 3, 2));
+  const __m256i in_pieces = _mm256_shuffle_epi8(BitCast<__m256i>(pairs), places);
+  const __m256i sorted = _mm256_permute4x64_epi64(in_pieces, 0xd8);
+  return BitCast<NarrowVector>(second ? _mm256_castsi256_si128(sorted)
+                                      : _mm256_extracti128_si256(sorted, 1));
 #else
-  return __builtin_convertvector(BFloat16Bits(values) >> 16, NarrowVector);
+  return __builtin_convertvector(second ? pairs >> 16 : pairs, NarrowVector);
 #endif
+}
+
+inline NarrowVector NarrowToBFloat16(Vector<float> values) {
+  return OfPairs(BFloat16Bits(values), true);
 }
 
 inline NarrowVector NarrowToHalves(Vector<float> values) {
@@ -94,6 +108,28 @@ inline Vector<float> Widened(NarrowVector narrow) {
     return WidenBFloat16(narrow);
   } else {
     return WidenHalves(narrow);
+  }
+}
+
+// What numbers are that may be pairs of 16-bit elements, and the way back.
+template <class T, class V>
+inline V Unpacked(V numbers, bool second) {
+  if constexpr (sizeof(T) == sizeof(numbers[0])) {
+    return numbers;
+  } else {
+    const VectorBits<float> pairs = BitCast<VectorBits<float>>(numbers);
+    if constexpr (std::is_same_v<T, Half>) return WidenHalves(OfPairs(pairs, second));
+    return BitCast<V>(second ? pairs & 0xffff0000u : pairs << 16);
+  }
+}
+template <class T>
+inline Vector<float> Packed(Vector<float> first, Vector<float> second) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const VectorBits<float> low = BFloat16Bits(first) >> 16;
+    return BitCast<Vector<float>>(low | (BFloat16Bits(second) & 0xffff0000u));
+  } else {
+    const VectorBits<float> high = WidenBits(NarrowToHalves(second)) << 16;
+    return BitCast<Vector<float>>(WidenBits(NarrowToHalves(first)) | high);
   }
 }
 

@@ -99,7 +99,7 @@ void CheckTranspose(int64_t n) {
   using Acc = Accumulator<T>;
   constexpr int64_t w = kWidth<Acc>;
   const size_t count = static_cast<size_t>(w * n);
-  std::vector<T> rows(count + kPieceWidth<Acc>);
+  std::vector<T> rows(count + kPieceWidth<T>);
   for (size_t i = 0; i < count; ++i) rows[i] = FromFloat<T>(static_cast<Acc>(i % 251));
   std::vector<Acc> columns(count);
   std::vector<T> back(rows.size());

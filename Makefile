@@ -112,7 +112,7 @@ $(SANITIZERS:%=test-sanitizer-%): test-sanitizer-%:
 	@echo "C++ tests, sanitizer: $*"
 	@cmake -S . -B build/sanitizer-$* -DCMAKE_BUILD_TYPE=Release -DONNXLOSS_TESTS=ON \
 	  -DCMAKE_CXX_COMPILER=$(CXX) -DONNXLOSS_SANITIZE=$(SANITIZE_$*) >/dev/null
-	@MAKEFLAGS= cmake --build build/sanitizer-$* --parallel $$(nproc) >/dev/null
+	@cmake --build build/sanitizer-$* --parallel $$(nproc) >/dev/null
 	@ctest --test-dir build/sanitizer-$* --output-on-failure >build/sanitizer-$*/ctest.log || \
 	  { cat build/sanitizer-$*/ctest.log; exit 1; }
 	@grep "tests passed" build/sanitizer-$*/ctest.log

@@ -230,9 +230,10 @@ inline void FetchAhead(const T* source, int64_t bytes = 8192) {
 }
 
 // Fetches to the first cache what a loop will write soon: stores wait for their lines, in turn.
+constexpr int64_t kAheadOfStores = 2048;  // bytes
 template <class T>
-inline void FetchToWrite(T* target, int64_t bytes = 2048) {
-  __builtin_prefetch(reinterpret_cast<char*>(target) + bytes, 1, 3);
+inline void FetchToWrite(T* target) {
+  __builtin_prefetch(reinterpret_cast<char*>(target) + kAheadOfStores, 1, 3);
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

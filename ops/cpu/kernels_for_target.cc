@@ -1,12 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The CPU kernels for one instruction set: compiled once for each, with ONNXLOSS_TARGET its name.
-#include "cpu/kernels.h"
-#include "cpu/label_gradient.h"
-#include "cpu/long_rows.h"
-#include "cpu/probabilities.h"
-#include "cpu/short_rows.h"
-#include "cpu/tiles.h"
-#include "cpu/weights.h"
+#include "cpu/typed_kernels.h"
 
 #define ONNXLOSS_QUOTED(text) #text
 #define ONNXLOSS_NAME_OF(target) ONNXLOSS_QUOTED(target)
@@ -14,63 +8,27 @@
 namespace onnxloss::ONNXLOSS_TARGET {
 namespace {
 
-template <class T, class Row>
-void RunTyped(const TypedProblem<T, Row>& problem, int64_t first, int64_t last) {
-  const LossProblem& raw = problem.raw;
-  if (!raw.from_logits) {
-    RunProbabilities(problem, first, last);
-  } else if (raw.inner > 1 || raw.classes <= kFewClasses) {
-    RunTiles(problem, first, last);
-  } else if (raw.classes < kSmallestLongRow) {
-    RunShortRows(problem, first, last);
-  } else {
-    RunLongRows(problem, first, last);
-  }
-  if constexpr (!Row::kHasTarget) {
-    if (raw.dlabels != nullptr) WriteLabelGradient(problem, first, last);
-  }
-  if (raw.stream) Fence();
-}
-
-// Calls visit with the problem's types.
-template <class T, class Visitor>
-void WithFormula(const LossProblem& raw, Visitor visit) {
-  using Acc = Accumulator<T>;
-  const double e = raw.label_smoothing;
-  const Acc keep = static_cast<Acc>(1 - e);
-  const Acc uniform = static_cast<Acc>(e / static_cast<double>(raw.classes));
-  if (raw.label_kind == LabelKind::kProbabilities) {
-    using Row = SoftLabelCrossEntropyLossRow<Acc>;
-    visit(TypedProblem<T, Row>{raw, Row{keep, uniform}});
-  } else if (e > 0) {
-    using Row = SoftmaxCrossEntropyLossRow<Acc, true>;
-    visit(TypedProblem<T, Row>{raw, Row{keep, uniform}});
-  } else {
-    using Row = SoftmaxCrossEntropyLossRow<Acc, false>;
-    visit(TypedProblem<T, Row>{raw, Row{keep, uniform}});
-  }
-}
-
+// Calls visit with the kernels for the problem's type.
 template <class Visitor>
-void WithTypes(const LossProblem& raw, Visitor visit) {
-  switch (raw.type) {
+void WithKernels(const LossProblem& problem, Visitor visit) {
+  switch (problem.type) {
     case ElementType::kFloat16:
-      return WithFormula<Half>(raw, visit);
+      return visit(TypedKernels<Half>());
     case ElementType::kBFloat16:
-      return WithFormula<BFloat16>(raw, visit);
+      return visit(TypedKernels<BFloat16>());
     case ElementType::kFloat32:
-      return WithFormula<float>(raw, visit);
+      return visit(TypedKernels<float>());
     case ElementType::kFloat64:
-      return WithFormula<double>(raw, visit);
+      return visit(TypedKernels<double>());
   }
 }
 
-void Run(const LossProblem& raw, int64_t first, int64_t last) {
-  WithTypes(raw, [=](const auto& problem) { RunTyped(problem, first, last); });
+void ScanLabels(const LossProblem& problem, int64_t first, int64_t last, LabelScan* scan) {
+  WithKernels(problem, [&](auto kernels) { kernels.ScanLabels(problem, first, last, scan); });
 }
 
-void ScanLabels(const LossProblem& raw, int64_t first, int64_t last, LabelScan* scan) {
-  WithTypes(raw, [=](const auto& problem) { *scan = ScanPositions(problem, first, last); });
+void Run(const LossProblem& problem, int64_t first, int64_t last) {
+  WithKernels(problem, [&](auto kernels) { kernels.Run(problem, first, last); });
 }
 
 }  // namespace

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: MIT
+#include "cpu/kernels_of_type.h"
+
+namespace onnxloss::ONNXLOSS_TARGET {
+
+template struct TypedKernels<double>;
+
+}  // namespace onnxloss::ONNXLOSS_TARGET

@@ -43,12 +43,45 @@ inline V Permuted(V values, Bits places) {
 // empty.
 template <class Acc>
 constexpr int64_t kRowWidth = kWidth<Acc> < 8 ? kWidth<Acc> : 8;
+template <>
+constexpr int64_t kRowWidth<int16_t> = kWidth<float>;
 template <class Acc>
 struct RowTypes {
   typedef Acc Vector __attribute__((vector_size(kRowWidth<Acc> * sizeof(Acc))));
 };
 template <class Acc>
 using RowVector = typename RowTypes<Acc>::Vector;
+
+// What is compared to find the greatest of numbers of type T: themselves, or, of 16 bits, integers
+// in the same order. Bits are in that order but for negative numbers, whose order is reversed.
+template <class T, class V>
+inline V KeysOf(V bits) {
+  if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
+    return bits;
+  } else {
+    return bits ^ (bits >> 15 & 0x7fff);
+  }
+}
+template <class T, class V>
+inline auto FromKeys(V keys) {
+  if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
+    return keys;
+  } else {
+    return Widened<T>(BitCast<NarrowVector>(KeysOf<T>(keys)));
+  }
+}
+
+// A row's vector from memory of any alignment, where a whole vector can be read.
+template <class T>
+inline RowVector<Accumulator<T>> LoadRow(const T* source) {
+  using R = RowVector<Accumulator<T>>;
+  if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
+    return LoadAs<R>(source);
+  } else {
+    const Vector<float> numbers = Load(source);
+    return LoadAs<R>(&numbers);
+  }
+}
 
 // Element i of the result joins the elements of v[i]; there are as many vectors as elements.
 template <int kUnit = 1, class V, class Join>
@@ -59,7 +92,7 @@ SCE_HD V JoinedEach(V* v, const Join& join) {
   } else {
     constexpr int in_16_bytes = 16 / static_cast<int>(sizeof(v[0][0]));
     constexpr int block = in_16_bytes < 2 * kUnit ? 2 * kUnit : in_16_bytes;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < width / kUnit / 2; ++i) {
       v[i] = join(Interleaved<0, kUnit, block>(v[2 * i], v[2 * i + 1]),
                   Interleaved<1, kUnit, block>(v[2 * i], v[2 * i + 1]));
@@ -68,21 +101,34 @@ SCE_HD V JoinedEach(V* v, const Join& join) {
   }
 }
 
-// kRowWidth rows of n elements: of(r, i) is the vector of row r that begins i elements after the
-// first row does; what is beyond its row counts as `nothing`. Each element of the result joins a
-// row.
-template <class Acc, class Of, class Join>
-SCE_HD RowVector<Acc> JoinedRows(int64_t n, Acc nothing, const Of& of, const Join& join) {
+// Of kRowWidth rows of n elements, which are no fewer than a vector's: of(r, i) is the vector of
+// row r that begins i elements after the first row does. Vectors of a row may overlap.
+template <class Key, class Of>
+SCE_HD RowVector<Key> MaxOfRows(int64_t n, const Of& of) {
+  using R = RowVector<Key>;
+  constexpr int64_t w = kRowWidth<Key>;
+  R max[w];
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < w; ++r) max[r] = of(r, r * n);
+  for (int64_t c = w; c < n; c += w) {
+    int64_t i = c + w <= n ? c : n - w;
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < w; ++r, i += n) max[r] = Max(of(r, i), max[r]);
+  }
+  return JoinedEach(max, [](R a, R b) { return Max(a, b); });
+}
+
+// The same of sums, where what is beyond its row counts as 0.
+template <class Acc, class Of>
+SCE_HD RowVector<Acc> SumOfRows(int64_t n, const Of& of) {
   using R = RowVector<Acc>;
   constexpr int64_t w = kRowWidth<Acc>;
-  R joined[w];
-#pragma GCC unroll 8
-  for (int64_t r = 0; r < w; ++r) joined[r] = R{} + nothing;
+  R sum[w] = {};
   int64_t c = 0;
   for (; c + w <= n; c += w) {
     int64_t i = c;
 #pragma GCC unroll 8
-    for (int64_t r = 0; r < w; ++r, i += n) joined[r] = join(of(r, i), joined[r]);
+    for (int64_t r = 0; r < w; ++r, i += n) sum[r] += of(r, i);
   }
   if (c < n) {
     R place;
@@ -90,14 +136,14 @@ SCE_HD RowVector<Acc> JoinedRows(int64_t n, Acc nothing, const Of& of, const Joi
     const auto used = place < R{} + static_cast<Acc>(n - c);
     int64_t i = c;
 #pragma GCC unroll 8
-    for (int64_t r = 0; r < w; ++r, i += n) {
-      joined[r] = join(used ? of(r, i) : R{} + nothing, joined[r]);
-    }
+    for (int64_t r = 0; r < w; ++r, i += n) sum[r] += used ? of(r, i) : R{};
   }
-  return JoinedEach(joined, join);
+  return JoinedEach(sum, [](R a, R b) { return a + b; });
 }
 
-// Which elements of a vector differ from others, and how many those of many vectors are.
+// Which elements of a vector differ from others, and how many those of many vectors are. CountMarks
+// counts those of elements [first, first + n) of vectors that follow each other, and may read
+// kBeyondMarks more.
 #if defined(__AVX512F__)
 template <class Acc>
 struct Marks {
@@ -125,6 +171,20 @@ struct MarkCount {
   void Add(Marks<Acc> marks) { count += __builtin_popcount(marks.bits); }
   int64_t Total() const { return count; }
 };
+template <class Acc>
+constexpr int64_t kBeyondMarks = 8 / static_cast<int64_t>(sizeof(Marks<Acc>));
+template <class Acc>
+inline int64_t CountMarks(const Marks<Acc>* marks, int64_t first, int64_t n) {
+  constexpr int64_t kStep = 56;  // bits of 8 bytes, wherever in the first one they begin
+  const char* bytes = reinterpret_cast<const char*>(marks);
+  int64_t count = 0;
+  for (const int64_t last = first + n; first < last; first += kStep) {
+    const int64_t few = last - first < kStep ? last - first : kStep;
+    const uint64_t bits = LoadAs<uint64_t>(bytes + first / 8) >> first % 8;
+    count += __builtin_popcountll(bits << (64 - few));
+  }
+  return count;
+}
 #else
 template <class Acc>
 struct Marks {
@@ -146,6 +206,17 @@ struct MarkCount {
     return total;
   }
 };
+template <class Acc>
+constexpr int64_t kBeyondMarks = 0;
+template <class Acc>
+inline int64_t CountMarks(const Marks<Acc>* marks, int64_t first, int64_t n) {
+  using Bits = typename NumberTypes<Acc>::Bits;
+  const Bits* set = reinterpret_cast<const Bits*>(marks) + first;
+  Bits count = 0;
+#pragma omp simd reduction(+ : count)
+  for (int64_t i = 0; i < n; ++i) count -= LoadAs<Bits>(set + i);
+  return static_cast<int64_t>(count);
+}
 #endif
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

@@ -14,22 +14,18 @@ namespace onnxloss::ONNXLOSS_TARGET {
 // formed of vectors that begin where rows do, in an order that the number of classes alone decides,
 // so that a row's result does not depend on its neighbours.
 //
-// The loops over `rows` rows of n elements each: whole vectors of rows, with kRowWidth readable
-// elements behind them.
+// The loops over `rows` rows of n elements each: whole vectors of rows, with kWidth readable
+// elements behind them. Logits are of type X.
 
-template <class Acc>
-ONNXLOSS_FOR_MANY void FindMaxima(const Acc* x, int64_t n, int64_t rows, Acc* max) {
-  using R = RowVector<Acc>;
-  for (int64_t r = 0; r < rows; r += kRowWidth<Acc>, x += kRowWidth<Acc> * n) {
-    const auto of = [x](int64_t, int64_t i) { return LoadAs<R>(x + i); };
-    StoreAs(max + r, JoinedRows(n, -Infinity<Acc>(), of, [](R a, R b) { return Max(a, b); }));
+template <class X, class Acc>
+ONNXLOSS_FOR_MANY void FindMaxima(const X* x, int64_t n, int64_t rows, Acc* max) {
+  using Key = std::conditional_t<sizeof(X) == sizeof(Acc), Acc, int16_t>;
+  using R = RowVector<Key>;
+  constexpr int64_t w = kRowWidth<Key>;
+  for (int64_t r = 0; r < rows; r += w, x += w * n) {
+    const auto of = [x](int64_t, int64_t i) { return KeysOf<X>(LoadAs<R>(x + i)); };
+    StoreAs(max + r, FromKeys<X>(MaxOfRows<Key>(n, of)));
   }
-}
-
-template <class Acc, class Of>
-SCE_HD RowVector<Acc> SumOfRows(int64_t n, const Of& of) {
-  using R = RowVector<Acc>;
-  return JoinedRows(n, Acc{0}, of, [](R a, R b) { return a + b; });
 }
 
 template <class Acc>
@@ -40,23 +36,10 @@ ONNXLOSS_FOR_MANY void AddUp(const Acc* x, int64_t n, int64_t rows, Acc* sum) {
   }
 }
 
-// How often each row has its maximum.
-template <class Acc>
-ONNXLOSS_FOR_MANY void CountMaxima(const Acc* x, int64_t n, int64_t rows, const Acc* max,
-                                   Acc* count) {
-  using R = RowVector<Acc>;
-  for (int64_t r0 = 0; r0 < rows; r0 += kRowWidth<Acc>, x += kRowWidth<Acc> * n) {
-    const auto of = [x, of_rows = max + r0](int64_t r, int64_t i) {
-      return LoadAs<R>(x + i) == R{} + of_rows[r] ? R{} + 1 : R{};
-    };
-    StoreAs(count + r0, SumOfRows<Acc>(n, of));
-  }
-}
-
 // The dense sums. Soft labels are laid out like x; the weights of the classes stand one row after
 // the other, too.
-template <class Row, class Acc>
-ONNXLOSS_FOR_MANY void AddGaps(const Row& row, const Acc* x, const Acc* labels, const Acc* weights,
+template <class Row, class X, class Acc>
+ONNXLOSS_FOR_MANY void AddGaps(const Row& row, const X* x, const Acc* labels, const Acc* weights,
                                int64_t n, int64_t rows, const Acc* max, Acc* gap, Acc* total) {
   using R = RowVector<Acc>;
   for (int64_t r0 = 0; r0 < rows; r0 += kRowWidth<Acc>) {
@@ -67,7 +50,7 @@ ONNXLOSS_FOR_MANY void AddGaps(const Row& row, const Acc* x, const Acc* labels, 
       return row.Coefficient(label, LoadAs<R>(weights + i));
     };
     const auto of = [=, max = max + r0](int64_t r, int64_t i) {
-      return GapTerm(coefficient(r, i), Shift(max[r]) - LoadAs<R>(x + first + i));
+      return GapTerm(coefficient(r, i), Shift(max[r]) - LoadRow(x + first + i));
     };
     StoreAs(gap + r0, SumOfRows<Acc>(n, of));
     if constexpr (!Row::kHasTarget) StoreAs(total + r0, SumOfRows<Acc>(n, coefficient));
@@ -77,16 +60,16 @@ ONNXLOSS_FOR_MANY void AddGaps(const Row& row, const Acc* x, const Acc* labels, 
 constexpr int64_t kAhead = 16384;  // bytes: about a block
 
 // The exponentials, of which the greatest of each row are left out, see RowStats: an exponential of
-// theirs is 1. Returns how many are not left out. X is the type that the logits came from, and
-// row_of tells the rows of the elements of each vector from the first one's on, for kWidth rows.
+// theirs is 1. Returns which vectors of rows leave out more than one of a row, a bit each. row_of
+// tells the rows of the elements of each vector from the first one's on, for kWidth rows.
 template <class X, class Acc>
-ONNXLOSS_FOR_MANY int64_t Exponentiate(const Acc* __restrict x, int64_t n, int64_t rows,
-                                       const Acc* max,
-                                       const typename NumberTypes<Acc>::Bits* row_of,
-                                       Acc* __restrict e, Marks<Acc>* __restrict others) {
+ONNXLOSS_FOR_MANY uint64_t Exponentiate(const X* __restrict x, int64_t n, int64_t rows,
+                                        const Acc* max,
+                                        const typename NumberTypes<Acc>::Bits* row_of,
+                                        Acc* __restrict e, Marks<Acc>* __restrict others) {
   using V = Vector<Acc>;
   constexpr int64_t w = kWidth<Acc>;
-  int64_t left = 0;
+  uint64_t with_ties = 0;
   for (int64_t r = 0; r < rows; r += w, x += w * n, e += w * n, others += n) {
     const V of_rows = Load(max + r);
     const V shift = Shift(of_rows);
@@ -102,20 +85,26 @@ ONNXLOSS_FOR_MANY int64_t Exponentiate(const Acc* __restrict x, int64_t n, int64
     // Rows of -inf have no greatest element: they count as if they had one.
     MarkCount<Acc> infinite;
     infinite.Add(Marks<Acc>::Different(shift, of_rows));
-    left += count.Total() - infinite.Total();
+    const int64_t left_out = w * n - (count.Total() - infinite.Total());
+    with_ties |= static_cast<uint64_t>(left_out > w) << (r / w);
   }
-  return left;
+  return with_ties;
 }
 
 // A load waits for earlier stores to memory whose address ends in the same 12 bits: half of such a
 // page keeps what is written here out of the way of what is read from `other` at the time.
 constexpr int64_t kPage = 4096;
 template <class Acc>
-inline Acc* ApartFrom(const Acc* other, Acc* room) {
+inline Acc* ApartFrom(const void* other, Acc* room) {
   const uintptr_t apart = reinterpret_cast<uintptr_t>(other) + kPage / 2;
   const uintptr_t bytes = (apart - reinterpret_cast<uintptr_t>(room)) % kPage;
   return room + bytes / kVectorBytes * (kVectorBytes / sizeof(Acc));
 }
+
+// Logits of 16 bits are copied in the accumulator's type where rows have fewer classes, since more
+// of their integers go into each step that joins them, and where vectors of theirs would be halves.
+template <class T>
+constexpr int64_t kFewestReadInPlace = sizeof(T) == sizeof(Accumulator<T>) ? 1 : 48;
 
 // A tile is a few blocks of rows. Those of a block are taken through their sums while they and
 // their exponentials are in the first cache.
@@ -127,7 +116,8 @@ struct ShortRows {
   using V = Vector<Acc>;
   using Bits = typename NumberTypes<Acc>::Bits;
   static constexpr int64_t kVector = kWidth<Acc>;
-  static constexpr int64_t kBeyond = kRowWidth<Acc>;
+  static_assert(kTileLanes / kVector <= 64, "Exponentiate has a bit for each vector of rows");
+  static constexpr int64_t kBeyond = kVector;
   static constexpr int64_t kTile = kTileLanes * kSmallestLongRow;
   static constexpr int64_t kRowsAtLeast = kVector * kSmallestLongRow;
   static constexpr int64_t kBlock = kRowsAtLeast < kBlockElements ? kBlockElements : kRowsAtLeast;
@@ -144,7 +134,7 @@ struct ShortRows {
   alignas(64) Acc weights[Row::kDense ? kRowsAtLeast + kBeyond : 1];
   alignas(64) Acc room[kTile + kBeyond + kPage / static_cast<int64_t>(sizeof(Acc))];
   Acc* exponentials = room;
-  Marks<Acc> others[kTile / kVector];
+  Marks<Acc> others[kTile / kVector + kBeyondMarks<Acc>];
   alignas(64) Acc copied_logits[kBlock + kBeyond];
   alignas(64) Acc copied_labels[Row::kHasTarget ? 1 : kBlock + kBeyond];
 
@@ -164,15 +154,14 @@ struct ShortRows {
 
   bool gradient() const { return problem.dlogits != nullptr; }
 
-  // Rows [i, last) of the tile in the accumulator's type: where they are, or copied, with zeros
-  // where there are none.
-  ONNXLOSS_FOR_MANY const Acc* Rows(const T* source, Acc cap, int64_t i, int64_t last,
-                                    Acc* copy) const {
+  // Whether the loops can read the rows of the tile before `last` where they are.
+  bool IsReadable(int64_t last) const {
+    return (first + last) * n + kBeyond <= problem.raw.outer * n;
+  }
+  // Rows [i, last) of the tile in the accumulator's type, with zeros where there are none.
+  ONNXLOSS_FOR_MANY const Acc* Copied(const T* source, Acc cap, int64_t i, int64_t last,
+                                      Acc* copy) const {
     source += (first + i) * n;
-    if constexpr (std::is_same_v<T, Acc>) {
-      const int64_t end = (first + last) * n + kBeyond;
-      if (cap == 0 && end <= problem.raw.outer * n) return source;
-    }
     const int64_t known = ((last < lanes ? last : lanes) - i) * n;
     int64_t j = 0;
     for (; j + kVector <= known; j += kVector) {
@@ -186,29 +175,39 @@ struct ShortRows {
   }
   const Acc* Labels(int64_t i, int64_t last) {
     if constexpr (Row::kHasTarget) return nullptr;
-    return Rows(problem.probabilities(), 0, i, last, copied_labels);
+    const T* labels = problem.probabilities();
+    if constexpr (std::is_same_v<T, Acc>) {
+      if (IsReadable(last)) return labels + (first + i) * n;
+    }
+    return Copied(labels, 0, i, last, copied_labels);
   }
 
   // The sums of rows [i, last) of the tile.
   void Summarise(int64_t i, int64_t last) {
+    if constexpr (kVectorBytes >= 32 || std::is_same_v<T, Acc>) {
+      if (problem.softcap == 0 && n >= kFewestReadInPlace<T> && IsReadable(last)) {
+        return SummariseFrom(problem.logits + (first + i) * n, i, last);
+      }
+    }
+    SummariseFrom(Copied(problem.logits, problem.softcap, i, last, copied_logits), i, last);
+  }
+  template <class X>
+  ONNXLOSS_FOR_MANY void SummariseFrom(const X* x, int64_t i, int64_t last) {
     LaneStats<Acc>& stats = positions.stats;
-    const Acc* x = Rows(problem.logits, problem.softcap, i, last, copied_logits);
     Acc* max = stats.max.at + i;
     const int64_t rows = last - i;
     FindMaxima(x, n, rows, max);
     if (i == 0) exponentials = ApartFrom(x, room);
     Acc* e = exponentials + (gradient() ? i * n : 0);
     Marks<Acc>* marks = others + i * n / kVector;
-    const int64_t left = problem.softcap == 0
-                             ? Exponentiate<T>(x, n, rows, max, row_of, e, marks)
-                             : Exponentiate<Acc>(x, n, rows, max, row_of, e, marks);
+    uint64_t with_ties = Exponentiate(x, n, rows, max, row_of, e, marks);
     Acc* const sum_minus_one = stats.sum_minus_one.value.at + i;
     AddUp(e, n, rows, sum_minus_one);
-    if (left != rows * (n - 1)) {
-      Lanes<Acc> count;
-      CountMaxima(x, n, rows, max, count.at);
-      for (int64_t r = 0; r < rows; r += kVector) {
-        Store(sum_minus_one + r, Load(sum_minus_one + r) + (Load(count.at + r) - 1));
+    for (; with_ties != 0; with_ties &= with_ties - 1) {
+      const int64_t r0 = __builtin_ctzll(with_ties) * kVector;
+      for (int64_t r = r0; r < r0 + kVector; ++r) {
+        const int64_t greatest = n - CountMarks(marks, r * n, n);
+        sum_minus_one[r] += static_cast<Acc>(greatest > 1 ? greatest - 1 : 0);
       }
     }
     if constexpr (Row::kDense) {
@@ -217,7 +216,7 @@ struct ShortRows {
     }
     if constexpr (Row::kHasTarget) {
 #pragma GCC unroll 8
-      for (int64_t r = i; r < last; ++r) positions.targets.logit[r] = x[target[r] - i * n];
+      for (int64_t r = i; r < last; ++r) positions.targets.logit[r] = ToFloat(x[target[r] - i * n]);
     }
   }
 

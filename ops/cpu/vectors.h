@@ -135,6 +135,12 @@ inline V InterleavedAt(V a, V b, std::integer_sequence<int, kPlaces...>) {
 }
 template <int kHalf, int kUnit, int kBlock, class V>
 inline V Interleaved(V a, V b) {
+  if constexpr (sizeof(a[0]) == 2 && kUnit % 2 == 0) {
+    // gcc would look for each 16 bits by themselves.
+    typedef int32_t Pairs __attribute__((vector_size(sizeof(V))));
+    return BitCast<V>(
+        Interleaved<kHalf, kUnit / 2, kBlock / 2>(BitCast<Pairs>(a), BitCast<Pairs>(b)));
+  }
   return InterleavedAt<kHalf, kUnit, kBlock>(a, b, std::make_integer_sequence<int, kElements<V>>());
 }
 

@@ -64,7 +64,7 @@ struct LanePositions {
 
   const TypedProblem<T, Row>& problem;
   LaneStats<Acc> stats = {};
-  LaneTargets<Acc> targets;
+  LaneTargets<Acc> targets = {};
   bool all_live = true;
   LaneResults<Acc> results = {};
 

@@ -8,9 +8,10 @@
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
+// A vector may begin at any lane.
 template <class Acc>
 struct Lanes {
-  alignas(64) Acc at[kTileLanes];
+  alignas(64) Acc at[kTileLanes + kWidth<Acc>];
 
   Acc& operator[](int64_t j) { return at[j]; }
   const Acc& operator[](int64_t j) const { return at[j]; }
@@ -189,12 +190,6 @@ inline void Add(const Terms<Acc>& terms, int64_t j, LaneStats<Acc>* stats) {
     stats->gap.Add(j, terms.gap);
     stats->total.Add(j, terms.total);
   }
-}
-
-template <class Acc>
-inline void ExpLanes(const Acc* __restrict max, int64_t lanes, Acc* __restrict row) {
-#pragma omp simd
-  for (int64_t j = 0; j < lanes; ++j) row[j] = ExpNonPositive(row[j] - max[j]);
 }
 
 template <class Acc>

@@ -65,7 +65,6 @@ struct Tile {
   bool gradient() const { return problem.dlogits != nullptr; }
   // Whether exponentials are kept for the gradient, and not formed again.
   bool keeps() const { return gradient() && !in_parts(); }
-  int64_t part(int64_t c0) const { return classes() - c0 < kClasses ? classes() - c0 : kClasses; }
   bool in_parts() const { return classes() > kClasses; }
   // RunTiles is not asked for rows in one piece of more than kFewClasses.
   bool in_one_piece() const { return inner() == 1; }
@@ -117,12 +116,16 @@ struct Tile {
     return RowsToColumns(row_major, n, target + j * n);
   }
 
-  void LoadClasses(const T* source, int64_t c0, int64_t n, Acc* target) const {
+  // How far ahead of a class's logits others are fetched, in bytes.
+  int64_t ahead() const {
     const int64_t class_bytes = inner() * static_cast<int64_t>(sizeof(T));
-    const int64_t ahead = in_parts() ? kClassesAhead * class_bytes : kAheadInClass;
+    return in_parts() ? kClassesAhead * class_bytes : kAheadInClass;
+  }
+
+  void LoadClasses(const T* source, int64_t c0, int64_t n, Acc* target) const {
     ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
       for (int64_t c = 0; c < n; ++c) {
-        Copy(source + offset + (c0 + c) * inner(), run, ahead, target + c * kTileLanes + lane);
+        Copy(source + offset + (c0 + c) * inner(), run, ahead(), target + c * kTileLanes + lane);
       }
     });
     if (lanes == used()) return;
@@ -163,18 +166,18 @@ struct Tile {
               &writers.of_rows);
   }
 
-  void StorePart(int64_t c0, int64_t n) {
+  void StoreClasses() {
     ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
       const int64_t position = first + lane;
-      const bool begins = in_parts() || position == writers.first || position % inner() == 0;
       const int64_t end = position + run;
-      const bool ends = in_parts() || end == writers.last || end % inner() == 0;
-      for (int64_t c = 0; c < n; ++c) {
-        const int64_t place = offset + (c0 + c) * inner();
+      for (int64_t c = 0; c < classes(); ++c) {
+        const int64_t place = offset + c * inner();
         Writer<T>& writer = writers.of_class[c];
-        if (begins) writer = {problem.dlogits + place, problem.raw.stream};
+        if (position == writers.first || position % inner() == 0) {
+          writer = {problem.dlogits + place, problem.raw.stream};
+        }
         WriteFrom(x + c * kTileLanes + lane, problem.softcap, problem.logits + place, run, &writer);
-        if (ends) writer.Finish();
+        if (end == writers.last || end % inner() == 0) writer.Finish();
       }
     });
   }
@@ -216,7 +219,7 @@ struct Tile {
   ONNXLOSS_FOR_MANY __attribute__((flatten)) void Summarise() {
     const int64_t end = used();
     for (int64_t c0 = 0; c0 < classes(); c0 += kClasses) {
-      const int64_t n = part(c0);
+      const int64_t n = classes() - c0 < kClasses ? classes() - c0 : kClasses;
       if (!in_one_piece()) LoadPart(c0, n);
       for (int64_t j = 0; j < end; j += kVector) {
         SummariseLanes(c0, n, j,
@@ -228,41 +231,69 @@ struct Tile {
   }
 
   // Exponentials of rows whose label is ignored.
-  void ClearIgnored(int64_t n, int64_t j) {
-    const Classes<Acc> at = ClassesOf(x, n, j);
+  void ClearIgnored(int64_t j) {
+    const Classes<Acc> at = ClassesOf(x, classes(), j);
     const auto ignored = positions.IsIgnored(j);
-    for (int64_t c = 0; c < n; ++c) Store(at[c], ignored ? Vector<Acc>{} : Load(at[c]));
+    for (int64_t c = 0; c < classes(); ++c) Store(at[c], ignored ? Vector<Acc>{} : Load(at[c]));
+  }
+
+  // The gradient of a class, of its exponentials and dense coefficients, for the lanes from j on.
+  auto GradientOf(int64_t j) const {
+    return [label = positions.LabelsOf(j), at_target = Load(positions.results.at_target.at + j),
+            gradient = positions.GradientOf(j)](int64_t c, Vector<Acc> e, Vector<Acc> coefficient) {
+      const Vector<Acc> value =
+          gradient(e, coefficient, [](Vector<Acc> of_lanes) { return of_lanes; });
+      if constexpr (!Row::kHasTarget) return value;
+      return label == static_cast<Label<Acc>>(c) ? at_target : value;
+    };
   }
 
   ONNXLOSS_FOR_MANY __attribute__((flatten)) void FormGradient() {
-    const int64_t end = used();
-    for (int64_t c0 = 0; c0 < classes(); c0 += kClasses) {
-      const int64_t n = part(c0);
-      if (in_parts()) {
-        LoadPart(c0, n);
-        for (int64_t c = 0; c < n; ++c) ExpLanes(positions.stats.max.at, end, x + c * kTileLanes);
+    const int64_t n = classes();
+    for (int64_t j = 0; j < used(); j += kVector) {
+      if (!positions.all_live) ClearIgnored(j);
+      const Classes<Acc> at = ClassesOf(x, n, j);
+      const auto gradient_of = GradientOf(j);
+      const auto coefficient = Coefficients(0, n, j);
+      const auto gradient = [&](int64_t c) { return gradient_of(c, Load(at[c]), coefficient(c)); };
+      if (in_one_piece()) {
+        StoreRows(gradient, n, j);
+      } else {
+        for (int64_t c = 0; c < n; ++c) Store(at[c], gradient(c));
       }
-      for (int64_t j = 0; j < end; j += kVector) {
-        if (!positions.all_live) ClearIgnored(n, j);
-        const Classes<Acc> at = ClassesOf(x, n, j);
-        const VectorBits<Acc> label = positions.LabelsOf(j);
-        const Vector<Acc> at_target = Load(positions.results.at_target.at + j);
-        const auto gradient_of = positions.GradientOf(j);
-        const auto coefficient = Coefficients(c0, n, j);
-        const auto gradient = [&](int64_t c) {
-          const Vector<Acc> value = gradient_of(Load(at[c]), coefficient(c),
-                                                [](Vector<Acc> of_lanes) { return of_lanes; });
-          if constexpr (!Row::kHasTarget) return value;
-          return label == static_cast<Label<Acc>>(c0 + c) ? at_target : value;
-        };
-        if (in_one_piece()) {
-          StoreRows(gradient, n, j);
-        } else {
-          for (int64_t c = 0; c < n; ++c) Store(at[c], gradient(c));
-        }
-      }
-      if (!in_one_piece()) StorePart(c0, n);
     }
+    if (!in_one_piece()) StoreClasses();
+  }
+
+  // The same where the tile was walked in parts: of logits read once more, one class at a time.
+  ONNXLOSS_FOR_MANY __attribute__((flatten)) void FormGradientInParts() {
+    ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
+      for (int64_t c = 0; c < classes(); ++c) {
+        const int64_t place = offset + c * inner();
+        const T* logits = problem.logits + place;
+        for (int64_t i = 0; i < run; i += kVector) {
+          const int64_t count = run - i < kVector ? run - i : kVector;
+          const int64_t j = lane + i;
+          FetchAhead(logits + i, ahead());
+          Vector<Acc> logit = LoadFirst(logits + i, count, T{});
+          if (problem.softcap > 0) {
+            Store(x + i, logit);
+            CapAll(problem.softcap, x + i, kVector);
+            logit = Load(x + i);
+          }
+          const Vector<Acc> e = ExpNonPositive(logit - Load(positions.stats.max.at + j));
+          Vector<Acc> label = {};
+          if constexpr (!Row::kHasTarget) {
+            label = LoadFirst(problem.probabilities() + place + i, count, T{});
+          }
+          const Vector<Acc> coefficient = problem.row.Coefficient(label, Splat(problem.weight(c)));
+          Store(x + i, GradientOf(j)(c, positions.IsIgnored(j) ? Vector<Acc>{} : e, coefficient));
+        }
+        Writer<T> writer(problem.dlogits + place, problem.raw.stream);
+        WriteFrom(x, problem.softcap, logits, run, &writer);
+        writer.Finish();
+      }
+    });
   }
 
   void Run(int64_t at, int64_t count) {
@@ -273,7 +304,7 @@ struct Tile {
     positions.FinishLosses();
     if (gradient()) {
       positions.FinishGradients();
-      FormGradient();
+      in_parts() ? FormGradientInParts() : FormGradient();
     }
     positions.StoreResults(first, lanes);
   }

@@ -6,7 +6,7 @@
 #include <numeric>
 #include <vector>
 
-#include "cpu/row_vectors.h"
+#include "cpu/short_rows.h"
 #include "cpu/transpose.h"
 #include "rows/softcap.h"
 #include "test_support.h"
@@ -121,17 +121,38 @@ void CheckTranspose(int64_t n) {
 
 // Each row's sum: of small integers, hence exact in any order.
 template <class Acc>
-void CheckJoinedRows(int64_t n) {
+void CheckSumOfRows(int64_t n) {
   constexpr int64_t w = kRowWidth<Acc>;
   Random random(static_cast<uint64_t>(n));
   std::vector<Acc> rows(static_cast<size_t>(w * n + w));
   for (Acc& each : rows) each = static_cast<Acc>(random.Below(1000));
-  const auto of = [&](int64_t, int64_t i) { return LoadAs<RowVector<Acc>>(rows.data() + i); };
-  const auto sums = JoinedRows(n, Acc{0}, of, [](auto a, auto b) { return a + b; });
+  const auto of = [&](int64_t, int64_t i) { return LoadRow(rows.data() + i); };
+  const auto sums = SumOfRows<Acc>(n, of);
   for (int64_t row = 0; row < w; ++row) {
     const auto begin = rows.begin() + row * n;
     if (sums[row] != std::accumulate(begin, begin + n, Acc{0})) {
-      Fail("JoinedRows", "%d classes: row %d", static_cast<int>(n), static_cast<int>(row));
+      Fail("SumOfRows", "%d classes: row %d", static_cast<int>(n), static_cast<int>(row));
+    }
+  }
+}
+
+// Each row's maximum: of integers that 16 bits hold, in some rows negative all.
+template <class T>
+void CheckFindMaxima(int64_t n) {
+  constexpr int64_t w = kWidth<Accumulator<T>>;
+  Random random(static_cast<uint64_t>(n));
+  std::vector<T> rows(static_cast<size_t>(w * n));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const int64_t row = static_cast<int64_t>(i) / n;
+    rows[i] = FromFloat<T>(static_cast<Accumulator<T>>(random.Below(120) - 60 * (row % 3)));
+  }
+  std::vector<Accumulator<T>> max(w);
+  FindMaxima(rows.data(), n, w, max.data());
+  for (int64_t row = 0; row < w; ++row) {
+    const auto greatest = std::max_element(rows.begin() + row * n, rows.begin() + (row + 1) * n,
+                                           [](T a, T b) { return ToFloat(a) < ToFloat(b); });
+    if (max[static_cast<size_t>(row)] != ToFloat(*greatest)) {
+      Fail("FindMaxima", "%d classes: row %d", static_cast<int>(n), static_cast<int>(row));
     }
   }
 }
@@ -162,6 +183,26 @@ void CheckMarks() {
   count.Add(marks);
   const Vector<Acc> chosen = marks.Choose(Splat(Acc{1}), Splat(Acc{2}));
   if (count.Total() != 2 || chosen[0] != 2 || chosen[1] != 1) Fail("Marks", "of nan");
+
+  constexpr int64_t w = kWidth<Acc>;
+  constexpr int64_t vectors = 20;
+  Random random(1);
+  std::vector<int64_t> marked(vectors * w);
+  for (int64_t& each : marked) each = random.Below(2);
+  std::vector<Marks<Acc>> all(vectors + kBeyondMarks<Acc>);
+  for (int64_t i = 0; i < vectors; ++i) {
+    Vector<Acc> numbers = {};
+    for (int64_t l = 0; l < w; ++l) numbers[l] = static_cast<Acc>(marked[i * w + l]);
+    all[i] = Marks<Acc>::Different(numbers, Vector<Acc>{});
+  }
+  for (const int64_t n : {1, 16, 17, 56, 57, 100}) {
+    for (int64_t first = 0; first + n <= vectors * w; ++first) {
+      const auto begin = marked.begin() + first;
+      if (CountMarks(all.data(), first, n) != std::accumulate(begin, begin + n, int64_t{0})) {
+        Fail("CountMarks", "%d from %d on", static_cast<int>(n), static_cast<int>(first));
+      }
+    }
+  }
 }
 
 template <class Acc>
@@ -175,7 +216,8 @@ void CheckAll() {
     CheckTranspose<Acc>(n);
     if (std::is_same_v<Acc, float>) CheckTranspose<Half>(n);
     if (std::is_same_v<Acc, float>) CheckTranspose<BFloat16>(n);
-    CheckJoinedRows<Acc>(n);
+    CheckSumOfRows<Acc>(n);
+    if (n >= 16) CheckFindMaxima<Acc>(n);
   }
   CheckPermuted<Acc>();
   CheckMarks<Acc>();
@@ -195,6 +237,12 @@ void CheckExpOfLogits(const char* what, float farthest) {
 void CheckNarrow() {
   CheckExpOfLogits<Half>("ExpOfLogits of halves", -2 * 65504.0f);
   CheckExpOfLogits<BFloat16>("ExpOfLogits of bfloat16", -0x1.fep127f);
+  if constexpr (kVectorBytes >= 32) {
+    for (const int64_t n : {16, 17, 31, 100}) {
+      CheckFindMaxima<Half>(n);
+      CheckFindMaxima<BFloat16>(n);
+    }
+  }
 }
 
 }  // namespace

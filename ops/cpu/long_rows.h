@@ -15,8 +15,9 @@ constexpr int64_t kKeptBytes = int64_t{256} << 10;
 
 // A row is read from memory once. The exponentials of its blocks, each relative to the reference of
 // its time, are kept in the second cache and become the gradient; those of a row longer than
-// kKeptBytes are formed again from there on, from the logits read last. The losses of rows wait, to
-// be formed many at a time.
+// kKeptBytes are formed again from there on, from the logits read last. What is kept is written
+// while the next row is summed, since stores past the caches wait for memory, where sums wait for
+// arithmetic. The losses of rows wait, to be formed many at a time.
 template <class T, class Row>
 struct LongRows {
   using Acc = Accumulator<T>;
@@ -29,6 +30,18 @@ struct LongRows {
   int64_t position;
   RowSum<Acc> row = {};
   bool masked = false;  // whether the row has infinite gaps, as far as it is known
+  // The gradient of the row before, of which the blocks from `next` on are not written yet.
+  struct {
+    int64_t position;
+    int64_t next;  // class
+    int64_t label;
+    Acc at_target;
+    Acc max;
+    Acc relative;  // A, the coefficient of p
+    Acc k;
+    Acc sum_minus_one;
+    Acc scale;  // k / sum
+  } gradient = {};
   Acc kept_reference[kKept / kRowBlock];
   alignas(64) Acc kept[kKept];
   alignas(64) Acc capped[kRowBlock];
@@ -39,19 +52,24 @@ struct LongRows {
                typed.raw.stream),
         waiting(typed),
         first_waiting(first),
-        position(first) {}
+        position(first) {
+    gradient.next = typed.raw.classes;
+  }
 
   int64_t classes() const { return problem.raw.classes; }
   int64_t part(int64_t first) const {
     return classes() - first < kRowBlock ? classes() - first : kRowBlock;
   }
   bool keeps(int64_t first) const { return problem.dlogits != nullptr && first < kKept; }
-  const T* logits(int64_t first) const { return problem.logits + position * classes() + first; }
+  const T* logits(int64_t of, int64_t first) const {
+    return problem.logits + of * classes() + first;
+  }
 
-  // Calls visit with the logits [first, first + n), capped where that is asked for.
+  // Calls visit with the logits [first, first + n) of position `of`, capped where that is asked
+  // for.
   template <class Visitor>
-  auto WithLogits(int64_t first, int64_t n, const Visitor& visit) {
-    const T* x = logits(first);
+  auto WithLogits(int64_t of, int64_t first, int64_t n, const Visitor& visit) {
+    const T* x = logits(of, first);
     if (problem.softcap == 0) return visit(x);
     const Acc cap = problem.softcap;
     for (int64_t i = 0; i < n; ++i) capped[i] = SoftCap(Acc{ToFloat(x[i])}, cap);
@@ -127,11 +145,12 @@ struct LongRows {
     masked = false;
     for (int64_t first = 0; first < classes(); first += kRowBlock) {
       const int64_t n = part(first);
-      WithLogits(first, n, [&](const auto* x) { AddBlock(x, first, n); });
+      if (gradient.next == first && first < kKept) WriteGradientBlock();
+      WithLogits(position, first, n, [&](const auto* x) { AddBlock(x, first, n); });
     }
     return SumMinusOne(row, [&](int64_t peak, Acc max) {
       const int64_t n = part(peak);
-      return WithLogits(peak, n, [&](const auto* x) { return SumApart(x, n, max); });
+      return WithLogits(position, peak, n, [&](const auto* x) { return SumApart(x, n, max); });
     });
   }
 
@@ -152,48 +171,66 @@ struct LongRows {
     return sum_minus_one;
   }
 
-  void WriteGradient(Acc sum_minus_one, int64_t label, const Target<Acc>& target) {
+  void BeginGradient(Acc sum_minus_one, int64_t label, const Target<Acc>& target) {
     const RowSoftmax<Acc> softmax = Finish(row.max, sum_minus_one);
     const Acc k = problem.upstream(position);
     Acc p_share = total();
     if (problem.z_loss != 0) p_share += ZLossShare(problem.z_loss, LogSumExp(softmax));
+    const Acc relative = target.coefficient + p_share;
     const Acc at_target = TargetGradient(softmax, target, p_share, k);
     const Acc scale = k / softmax.sum;
-    for (int64_t first = 0; first < classes(); first += kRowBlock) {
-      const int64_t n = part(first);
-      const auto write = [&](Acc e_max, const auto& exponentials) {
-        const Acc relative = (target.coefficient + p_share) * e_max;
-        const GradientTerms<Acc> terms = {k, relative, softmax.sum_minus_one, scale,
-                                          relative * scale};
-        WithCoefficients(problem, position, first, false, [&](const auto& coefficients) {
-          WriteBlock(n, label - first, at_target, first, [=](int64_t i, int64_t count) {
-            return coefficients.Gradient(terms, exponentials(i, count), i, count);
-          });
+    gradient = {position, 0, label, at_target, softmax.max, relative, k, softmax.sum_minus_one,
+                scale};
+  }
+
+  void WriteGradientBlock() {
+    const int64_t first = gradient.next;
+    const int64_t n = part(first);
+    const auto write = [&](Acc e_max, const auto& exponentials) {
+      const Acc relative = gradient.relative * e_max;
+      const GradientTerms<Acc> terms = {gradient.k, relative, gradient.sum_minus_one,
+                                        gradient.scale, relative * gradient.scale};
+      WithCoefficients(problem, gradient.position, first, false, [&](const auto& coefficients) {
+        WriteBlock(n, first, [=](int64_t i, int64_t count) {
+          return coefficients.Gradient(terms, exponentials(i, count), i, count);
         });
-      };
-      if (keeps(first)) {
-        const Acc* e = kept + first;
-        write(ExpNonPositive(kept_reference[first / kRowBlock] - softmax.max),
-              [=](int64_t i, int64_t count) { return LoadFirst(e + i, count, Acc{0}); });
-      } else {
-        WithLogits(first, n, [&](const auto* x) {
-          write(1, [=](int64_t i, int64_t count) {
-            return ExpNonPositive(LoadFirst(x + i, count, {}) - softmax.max);
-          });
+      });
+    };
+    if (keeps(first)) {
+      const Acc* e = kept + first;
+      write(ExpNonPositive(kept_reference[first / kRowBlock] - gradient.max),
+            [=](int64_t i, int64_t count) { return LoadFirst(e + i, count, Acc{0}); });
+    } else {
+      WithLogits(gradient.position, first, n, [&](const auto* x) {
+        write(1, [=, max = gradient.max](int64_t i, int64_t count) {
+          return ExpNonPositive(LoadFirst(x + i, count, {}) - max);
         });
-      }
+      });
     }
+    gradient.next += kRowBlock;
   }
 
   template <class Values>
-  void WriteBlock(int64_t n, int64_t target, Acc at_target, int64_t first, const Values& values) {
-    const auto patched = [=](int64_t i, int64_t count) {
-      Vector<Acc> gradient = values(i, count);
+  void WriteBlock(int64_t n, int64_t first, const Values& values) {
+    const auto patched = [=, target = gradient.label - first, at_target = gradient.at_target](
+                             int64_t i, int64_t count) {
+      Vector<Acc> each = values(i, count);
       const uint64_t lane = static_cast<uint64_t>(target - i);
-      if (Row::kHasTarget && lane < static_cast<uint64_t>(count)) gradient[lane] = at_target;
-      return gradient;
+      if (Row::kHasTarget && lane < static_cast<uint64_t>(count)) each[lane] = at_target;
+      return each;
     };
-    WriteGradients(patched, problem.softcap, logits(first), n, &writer);
+    WriteGradients(patched, problem.softcap, logits(gradient.position, first), n, &writer);
+  }
+
+  void WriteGradientTo(int64_t last) {
+    while (gradient.next < last) WriteGradientBlock();
+  }
+  void FinishGradient() { WriteGradientTo(classes() < kKept ? classes() : kKept); }
+
+  // What is written next goes to the classes of this row from `first` on.
+  void ContinueAt(int64_t first) {
+    writer.Finish();
+    writer = {problem.dlogits + position * classes() + first, problem.raw.stream};
   }
 
   void RunNext() {
@@ -206,7 +243,7 @@ struct LongRows {
       live = label != problem.raw.ignore_index;
       if (live) {
         const Acc weight = problem.weight(label);
-        target = problem.row.TargetOf(problem.Capped(ToFloat(*logits(label))), weight);
+        target = problem.row.TargetOf(problem.Capped(ToFloat(*logits(position, label))), weight);
         waiting.targets.logit[lane] = target.logit;
         waiting.targets.weight[lane] = weight;
       }
@@ -221,11 +258,20 @@ struct LongRows {
     waiting.stats.gap.SetLane(lane, {static_cast<Acc>(gap()), 0});
     waiting.stats.total.SetLane(lane, {total(), 0});
     if (problem.dlogits == nullptr) return;
+    FinishGradient();
     if constexpr (!Row::kHasTarget) target.logit = row.max;
-    if (live) {
-      WriteGradient(sum_minus_one, label, target);
-    } else {
+    if (!live) {
+      if (classes() > kKept) ContinueAt(0);
       writer.WriteZeros(classes());
+      return;
+    }
+    BeginGradient(sum_minus_one, label, target);
+    if (classes() > kKept) {
+      ContinueAt(kKept);
+      gradient.next = kKept;
+      WriteGradientTo(classes());
+      ContinueAt(0);
+      gradient.next = 0;
     }
   }
 
@@ -239,6 +285,7 @@ struct LongRows {
       waiting.StoreResults(first_waiting, count);
       first_waiting = position;
     }
+    if (problem.dlogits != nullptr) FinishGradient();
     writer.Finish();
   }
 };

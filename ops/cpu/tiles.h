@@ -271,6 +271,7 @@ struct Tile {
       for (int64_t c = 0; c < classes(); ++c) {
         const int64_t place = offset + c * inner();
         const T* logits = problem.logits + place;
+        FetchEnds(problem.dlogits + place + kClassesAhead * inner(), run);
         for (int64_t i = 0; i < run; i += kVector) {
           const int64_t count = run - i < kVector ? run - i : kVector;
           const int64_t j = lane + i;

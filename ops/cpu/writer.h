@@ -12,6 +12,14 @@ inline void Fence() {
 #endif
 }
 
+// Fetches those lines of n elements that a Writer will write in part: such stores wait for memory.
+template <class T>
+inline void FetchEnds(T* target, int64_t n) {
+  for (T* end : {target, target + n}) {
+    if (reinterpret_cast<uintptr_t>(end) % kLineBytes != 0) __builtin_prefetch(end, 1, 3);
+  }
+}
+
 // Writes an output from its beginning to its end, with `stream` past the caches. The target may
 // have any alignment; what does not fill a line waits for the next piece, so that only the first
 // and last line are written in part. Call Finish at the end, and Fence before another thread reads

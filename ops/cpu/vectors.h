@@ -99,7 +99,7 @@ struct ExpOf<Vector<double>> {
 };
 #endif
 
-// exp(x - reference) of logits x of type T.
+// exp(x - reference) of logits x of type T, capped or not.
 template <class T>
 inline Vector<Accumulator<T>> ExpOfLogits(Vector<Accumulator<T>> distance) {
 #if defined(__AVX512F__)

@@ -15,9 +15,11 @@ inline void Fence() {
 // Fetches those lines of n elements that a Writer will write in part: such stores wait for memory.
 template <class T>
 inline void FetchEnds(T* target, int64_t n) {
-  for (T* end : {target, target + n}) {
+  const auto fetch = [](T* end) {
     if (reinterpret_cast<uintptr_t>(end) % kLineBytes != 0) __builtin_prefetch(end, 1, 3);
-  }
+  };
+  fetch(target);
+  fetch(target + n);
 }
 
 // Writes an output from its beginning to its end, with `stream` past the caches. The target may

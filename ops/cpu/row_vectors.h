@@ -39,18 +39,23 @@ inline V Permuted(V values, Bits places) {
 #endif
 }
 
-// The beginning of a row: at most eight elements, since of more a few classes would leave too many
-// empty.
-template <class Acc>
-constexpr int64_t kRowWidth = kWidth<Acc> < 8 ? kWidth<Acc> : 8;
-template <>
-constexpr int64_t kRowWidth<int16_t> = kWidth<float>;
-template <class Acc>
+// The vectors that rows are read in: whole ones, unless half of a row's last one would be empty.
+template <class Acc, int64_t kElements>
 struct RowTypes {
-  typedef Acc Vector __attribute__((vector_size(kRowWidth<Acc> * sizeof(Acc))));
+  typedef Acc Vector __attribute__((vector_size(kElements * sizeof(Acc))));
 };
-template <class Acc>
-using RowVector = typename RowTypes<Acc>::Vector;
+template <class Acc, int64_t kElements>
+using RowVector = typename RowTypes<Acc, kElements>::Vector;
+
+// Calls visit(type) with a vector of the type for rows of n elements.
+template <class Acc, class Visitor>
+inline void WithRowVector(int64_t n, const Visitor& visit) {
+  constexpr int64_t half = 8;
+  if constexpr (kWidth<Acc> > half) {
+    if ((n + half - 1) / half % 2 != 0) return visit(RowVector<Acc, half>{});
+  }
+  visit(Vector<Acc>{});
+}
 
 // What is compared to find the greatest of numbers of type T: themselves, or, of 16 bits, integers
 // in the same order. Bits are in that order but for negative numbers, whose order is reversed.
@@ -72,9 +77,8 @@ inline auto FromKeys(V keys) {
 }
 
 // A row's vector from memory of any alignment, where a whole vector can be read.
-template <class T>
-inline RowVector<Accumulator<T>> LoadRow(const T* source) {
-  using R = RowVector<Accumulator<T>>;
+template <class R, class T>
+inline R LoadRow(const T* source) {
   if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
     return LoadAs<R>(source);
   } else {
@@ -101,12 +105,11 @@ SCE_HD V JoinedEach(V* v, const Join& join) {
   }
 }
 
-// Of kRowWidth rows of n elements, which are no fewer than a vector's: of(r, i) is the vector of
-// row r that begins i elements after the first row does. Vectors of a row may overlap.
-template <class Key, class Of>
-SCE_HD RowVector<Key> MaxOfRows(int64_t n, const Of& of) {
-  using R = RowVector<Key>;
-  constexpr int64_t w = kRowWidth<Key>;
+// Of as many rows as a vector has elements, of n elements each, which are no fewer: of(r, i) is the
+// vector of row r that begins i elements after the first row does. Vectors of a row may overlap.
+template <class R, class Of>
+SCE_HD R MaxOfRows(int64_t n, const Of& of) {
+  constexpr int64_t w = kElements<R>;
   R max[w];
 #pragma GCC unroll 16
   for (int64_t r = 0; r < w; ++r) max[r] = of(r, r * n);
@@ -119,15 +122,15 @@ SCE_HD RowVector<Key> MaxOfRows(int64_t n, const Of& of) {
 }
 
 // The same of sums, where what is beyond its row counts as 0.
-template <class Acc, class Of>
-SCE_HD RowVector<Acc> SumOfRows(int64_t n, const Of& of) {
-  using R = RowVector<Acc>;
-  constexpr int64_t w = kRowWidth<Acc>;
+template <class R, class Of>
+SCE_HD R SumOfRows(int64_t n, const Of& of) {
+  using Acc = std::decay_t<decltype(R{}[0])>;
+  constexpr int64_t w = kElements<R>;
   R sum[w] = {};
   int64_t c = 0;
   for (; c + w <= n; c += w) {
     int64_t i = c;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int64_t r = 0; r < w; ++r, i += n) sum[r] += of(r, i);
   }
   if (c < n) {
@@ -135,7 +138,7 @@ SCE_HD RowVector<Acc> SumOfRows(int64_t n, const Of& of) {
     for (int64_t l = 0; l < w; ++l) place[l] = static_cast<Acc>(l);
     const auto used = place < R{} + static_cast<Acc>(n - c);
     int64_t i = c;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int64_t r = 0; r < w; ++r, i += n) sum[r] += used ? of(r, i) : R{};
   }
   return JoinedEach(sum, [](R a, R b) { return a + b; });

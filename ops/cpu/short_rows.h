@@ -19,21 +19,32 @@ namespace onnxloss::ONNXLOSS_TARGET {
 
 template <class X, class Acc>
 ONNXLOSS_FOR_MANY void FindMaxima(const X* x, int64_t n, int64_t rows, Acc* max) {
-  using Key = std::conditional_t<sizeof(X) == sizeof(Acc), Acc, int16_t>;
-  using R = RowVector<Key>;
-  constexpr int64_t w = kRowWidth<Key>;
-  for (int64_t r = 0; r < rows; r += w, x += w * n) {
-    const auto of = [x](int64_t, int64_t i) { return KeysOf<X>(LoadAs<R>(x + i)); };
-    StoreAs(max + r, FromKeys<X>(MaxOfRows<Key>(n, of)));
+  const auto find = [=](auto type) {
+    using R = decltype(type);
+    constexpr int64_t w = kElements<R>;
+    for (int64_t r = 0; r < rows; r += w) {
+      const X* row = x + r * n;
+      const auto of = [row](int64_t, int64_t i) { return KeysOf<X>(LoadAs<R>(row + i)); };
+      StoreAs(max + r, FromKeys<X>(MaxOfRows<R>(n, of)));
+    }
+  };
+  if constexpr (sizeof(X) == sizeof(Acc)) {
+    WithRowVector<Acc>(n, find);
+  } else {
+    find(RowVector<int16_t, kWidth<Acc>>{});
   }
 }
 
 template <class Acc>
 ONNXLOSS_FOR_MANY void AddUp(const Acc* x, int64_t n, int64_t rows, Acc* sum) {
-  for (int64_t r = 0; r < rows; r += kRowWidth<Acc>, x += kRowWidth<Acc> * n) {
-    const auto of = [x](int64_t, int64_t i) { return LoadAs<RowVector<Acc>>(x + i); };
-    StoreAs(sum + r, SumOfRows<Acc>(n, of));
-  }
+  WithRowVector<Acc>(n, [=](auto type) {
+    using R = decltype(type);
+    for (int64_t r = 0; r < rows; r += kElements<R>) {
+      const Acc* row = x + r * n;
+      const auto of = [row](int64_t, int64_t i) { return LoadAs<R>(row + i); };
+      StoreAs(sum + r, SumOfRows<R>(n, of));
+    }
+  });
 }
 
 // The dense sums. Soft labels are laid out like x; the weights of the classes stand one row after
@@ -41,20 +52,22 @@ ONNXLOSS_FOR_MANY void AddUp(const Acc* x, int64_t n, int64_t rows, Acc* sum) {
 template <class Row, class X, class Acc>
 ONNXLOSS_FOR_MANY void AddGaps(const Row& row, const X* x, const Acc* labels, const Acc* weights,
                                int64_t n, int64_t rows, const Acc* max, Acc* gap, Acc* total) {
-  using R = RowVector<Acc>;
-  for (int64_t r0 = 0; r0 < rows; r0 += kRowWidth<Acc>) {
-    const int64_t first = r0 * n;
-    const auto coefficient = [=](int64_t, int64_t i) {
-      R label = {};
-      if constexpr (!Row::kHasTarget) label = LoadAs<R>(labels + first + i);
-      return row.Coefficient(label, LoadAs<R>(weights + i));
-    };
-    const auto of = [=, max = max + r0](int64_t r, int64_t i) {
-      return GapTerm(coefficient(r, i), Shift(max[r]) - LoadRow(x + first + i));
-    };
-    StoreAs(gap + r0, SumOfRows<Acc>(n, of));
-    if constexpr (!Row::kHasTarget) StoreAs(total + r0, SumOfRows<Acc>(n, coefficient));
-  }
+  WithRowVector<Acc>(n, [=, &row](auto type) {
+    using R = decltype(type);
+    for (int64_t r0 = 0; r0 < rows; r0 += kElements<R>) {
+      const int64_t first = r0 * n;
+      const auto coefficient = [=, &row](int64_t, int64_t i) {
+        R label = {};
+        if constexpr (!Row::kHasTarget) label = LoadAs<R>(labels + first + i);
+        return row.Coefficient(label, LoadAs<R>(weights + i));
+      };
+      const auto of = [=, max = max + r0](int64_t r, int64_t i) {
+        return GapTerm(coefficient(r, i), Shift(max[r]) - LoadRow<R>(x + first + i));
+      };
+      StoreAs(gap + r0, SumOfRows<R>(n, of));
+      if constexpr (!Row::kHasTarget) StoreAs(total + r0, SumOfRows<R>(n, coefficient));
+    }
+  });
 }
 
 constexpr int64_t kAhead = 16384;  // bytes: about a block

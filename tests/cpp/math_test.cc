@@ -120,14 +120,14 @@ void CheckTranspose(int64_t n) {
 }
 
 // Each row's sum: of small integers, hence exact in any order.
-template <class Acc>
+template <class Acc, class R>
 void CheckSumOfRows(int64_t n) {
-  constexpr int64_t w = kRowWidth<Acc>;
+  constexpr int64_t w = kElements<R>;
   Random random(static_cast<uint64_t>(n));
   std::vector<Acc> rows(static_cast<size_t>(w * n + w));
   for (Acc& each : rows) each = static_cast<Acc>(random.Below(1000));
-  const auto of = [&](int64_t, int64_t i) { return LoadRow(rows.data() + i); };
-  const auto sums = SumOfRows<Acc>(n, of);
+  const auto of = [&](int64_t, int64_t i) { return LoadRow<R>(rows.data() + i); };
+  const auto sums = SumOfRows<R>(n, of);
   for (int64_t row = 0; row < w; ++row) {
     const auto begin = rows.begin() + row * n;
     if (sums[row] != std::accumulate(begin, begin + n, Acc{0})) {
@@ -216,7 +216,7 @@ void CheckAll() {
     CheckTranspose<Acc>(n);
     if (std::is_same_v<Acc, float>) CheckTranspose<Half>(n);
     if (std::is_same_v<Acc, float>) CheckTranspose<BFloat16>(n);
-    CheckSumOfRows<Acc>(n);
+    WithRowVector<Acc>(n, [n](auto type) { CheckSumOfRows<Acc, decltype(type)>(n); });
     if (n >= 16) CheckFindMaxima<Acc>(n);
   }
   CheckPermuted<Acc>();

@@ -57,25 +57,6 @@ inline void WithRowVector(int64_t n, const Visitor& visit) {
   visit(Vector<Acc>{});
 }
 
-// What is compared to find the greatest of numbers of type T: themselves, or, of 16 bits, integers
-// in the same order. Bits are in that order but for negative numbers, whose order is reversed.
-template <class T, class V>
-inline V KeysOf(V bits) {
-  if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
-    return bits;
-  } else {
-    return bits ^ (bits >> 15 & 0x7fff);
-  }
-}
-template <class T, class V>
-inline auto FromKeys(V keys) {
-  if constexpr (sizeof(T) == sizeof(Accumulator<T>)) {
-    return keys;
-  } else {
-    return Widened<T>(BitCast<NarrowVector>(KeysOf<T>(keys)));
-  }
-}
-
 // A row's vector from memory of any alignment, where a whole vector can be read.
 template <class R, class T>
 inline R LoadRow(const T* source) {
@@ -106,19 +87,20 @@ SCE_HD V JoinedEach(V* v, const Join& join) {
 }
 
 // Of as many rows as a vector has elements, of n elements each, which are no fewer: of(r, i) is the
-// vector of row r that begins i elements after the first row does. Vectors of a row may overlap.
-template <class R, class Of>
-SCE_HD R MaxOfRows(int64_t n, const Of& of) {
+// vector of row r that begins i elements after the first row does. Vectors of a row may overlap,
+// and join(a, a) is a.
+template <class R, class Of, class Join>
+SCE_HD R JoinedRows(int64_t n, const Of& of, const Join& join) {
   constexpr int64_t w = kElements<R>;
-  R max[w];
+  R row[w];
 #pragma GCC unroll 16
-  for (int64_t r = 0; r < w; ++r) max[r] = of(r, r * n);
+  for (int64_t r = 0; r < w; ++r) row[r] = of(r, r * n);
   for (int64_t c = w; c < n; c += w) {
     int64_t i = c + w <= n ? c : n - w;
 #pragma GCC unroll 16
-    for (int64_t r = 0; r < w; ++r, i += n) max[r] = Max(of(r, i), max[r]);
+    for (int64_t r = 0; r < w; ++r, i += n) row[r] = join(of(r, i), row[r]);
   }
-  return JoinedEach(max, [](R a, R b) { return Max(a, b); });
+  return JoinedEach(row, join);
 }
 
 // The same of sums, where what is beyond its row counts as 0.
@@ -154,7 +136,10 @@ struct Marks {
 
   static Marks Different(Vector<Acc> a, Vector<Acc> b) {
     if constexpr (std::is_same_v<Acc, float>) {
-      return {_mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ)};
+      // gcc 12 would take k0 for the intrinsic's result, which cannot select, and copy it.
+      Marks different;
+      asm("vcmpneqps %2, %1, %0" : "=Yk"(different.bits) : "v"(a), "v"(b));
+      return different;
     } else {
       return {_mm512_cmp_pd_mask(a, b, _CMP_NEQ_UQ)};
     }

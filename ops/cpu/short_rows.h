@@ -19,19 +19,27 @@ namespace onnxloss::ONNXLOSS_TARGET {
 
 template <class X, class Acc>
 ONNXLOSS_FOR_MANY void FindMaxima(const X* x, int64_t n, int64_t rows, Acc* max) {
-  const auto find = [=](auto type) {
-    using R = decltype(type);
-    constexpr int64_t w = kElements<R>;
-    for (int64_t r = 0; r < rows; r += w) {
-      const X* row = x + r * n;
-      const auto of = [row](int64_t, int64_t i) { return KeysOf<X>(LoadAs<R>(row + i)); };
-      StoreAs(max + r, FromKeys<X>(MaxOfRows<R>(n, of)));
-    }
-  };
   if constexpr (sizeof(X) == sizeof(Acc)) {
-    WithRowVector<Acc>(n, find);
+    WithRowVector<Acc>(n, [=](auto type) {
+      using R = decltype(type);
+      for (int64_t r = 0; r < rows; r += kElements<R>) {
+        const X* row = x + r * n;
+        const auto of = [row](int64_t, int64_t i) { return LoadAs<R>(row + i); };
+        StoreAs(max + r, JoinedRows<R>(n, of, [](R a, R b) { return Max(a, b); }));
+      }
+    });
   } else {
-    find(RowVector<int16_t, kWidth<Acc>>{});
+    // The bits as integers: in the numbers' order, but that of negative ones is reversed.
+    using R = RowVector<int16_t, kWidth<Acc>>;
+    for (int64_t r = 0; r < rows; r += kWidth<Acc>, x += kWidth<Acc> * n) {
+      const auto of = [x](int64_t, int64_t i) { return LoadAs<R>(x + i); };
+      R greatest = JoinedRows<R>(n, of, [](R a, R b) { return Max(a, b); });
+      if (Reduced(greatest, [](auto a, auto b) { return a | b; }) < 0) {
+        const R least = JoinedRows<R>(n, of, [](R a, R b) { return a < b ? a : b; });
+        greatest = greatest < 0 ? least : greatest;
+      }
+      Store(max + r, Widened<X>(BitCast<NarrowVector>(greatest)));
+    }
   }
 }
 
@@ -75,7 +83,7 @@ constexpr int64_t kAhead = 16384;  // bytes: about a block
 // The exponentials, of which the greatest of each row are left out, see RowStats: an exponential of
 // theirs is 1. Returns which vectors of rows leave out more than one of a row, a bit each. row_of
 // tells the rows of the elements of each vector from the first one's on, for kWidth rows.
-template <class X, class Acc>
+template <class T, class X, class Acc>
 ONNXLOSS_FOR_MANY uint64_t Exponentiate(const X* __restrict x, int64_t n, int64_t rows,
                                         const Acc* max,
                                         const typename NumberTypes<Acc>::Bits* row_of,
@@ -93,7 +101,7 @@ ONNXLOSS_FOR_MANY uint64_t Exponentiate(const X* __restrict x, int64_t n, int64_
       const V of_row = Permuted(shift, LoadAs<VectorBits<Acc>>(row_of + j * w));
       others[j] = Marks<Acc>::Different(value, of_row);
       count.Add(others[j]);
-      Store(e + j * w, others[j].Choose(ExpOfLogits<X>(value - of_row), V{}));
+      Store(e + j * w, others[j].Choose(ExpOfLogits<T>(value - of_row), V{}));
     }
     // Rows of -inf have no greatest element: they count as if they had one.
     MarkCount<Acc> infinite;
@@ -114,10 +122,15 @@ inline Acc* ApartFrom(const void* other, Acc* room) {
   return room + bytes / kVectorBytes * (kVectorBytes / sizeof(Acc));
 }
 
-// Logits of 16 bits are copied in the accumulator's type where rows have fewer classes, since more
-// of their integers go into each step that joins them, and where vectors of theirs would be halves.
+// Of fewer classes, rows of 16-bit logits are copied in the accumulator's type. Vectors of 16 bytes
+// would leave half of one to 16 bits; in those of 64 bytes, 16-bit maxima take more steps to join,
+// which cost more than to copy a few halves.
 template <class T>
-constexpr int64_t kFewestReadInPlace = sizeof(T) == sizeof(Accumulator<T>) ? 1 : 48;
+constexpr int64_t FewestReadInPlace() {
+  if (sizeof(T) == sizeof(Accumulator<T>)) return 1;
+  if (kVectorBytes == 16) return kSmallestLongRow;
+  return kVectorBytes == 64 && std::is_same_v<T, Half> ? 56 : 1;
+}
 
 // A tile is a few blocks of rows. Those of a block are taken through their sums while they and
 // their exponentials are in the first cache.
@@ -197,8 +210,8 @@ struct ShortRows {
 
   // The sums of rows [i, last) of the tile.
   void Summarise(int64_t i, int64_t last) {
-    if constexpr (kVectorBytes >= 32 || std::is_same_v<T, Acc>) {
-      if (problem.softcap == 0 && n >= kFewestReadInPlace<T> && IsReadable(last)) {
+    if constexpr (FewestReadInPlace<T>() < kSmallestLongRow) {
+      if (problem.softcap == 0 && n >= FewestReadInPlace<T>() && IsReadable(last)) {
         return SummariseFrom(problem.logits + (first + i) * n, i, last);
       }
     }
@@ -213,7 +226,7 @@ struct ShortRows {
     if (i == 0) exponentials = ApartFrom(x, room);
     Acc* e = exponentials + (gradient() ? i * n : 0);
     Marks<Acc>* marks = others + i * n / kVector;
-    uint64_t with_ties = Exponentiate(x, n, rows, max, row_of, e, marks);
+    uint64_t with_ties = Exponentiate<T>(x, n, rows, max, row_of, e, marks);
     Acc* const sum_minus_one = stats.sum_minus_one.value.at + i;
     AddUp(e, n, rows, sum_minus_one);
     for (; with_ties != 0; with_ties &= with_ties - 1) {

@@ -88,8 +88,19 @@ inline NarrowVector OfPairs(VectorBits<float> pairs, bool second) {
 #endif
 }
 
+// Of what arithmetic gave: its nans are quiet, and stay nan if they are not rounded.
 inline NarrowVector NarrowToBFloat16(Vector<float> values) {
+#if defined(__AVX512F__)
+  const __m512i bits = BitCast<__m512i>(values);
+  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+  const __m512i to_even = _mm512_set1_epi32(0x7fff);
+  const __m512i half = _mm512_mask_mov_epi32(to_even, odd, _mm512_set1_epi32(0x8000));
+  const __mmask16 number = _mm512_cmp_ps_mask(values, values, _CMP_ORD_Q);
+  const __m512i rounded = _mm512_mask_add_epi32(bits, number, bits, half);
+  return OfPairs(BitCast<VectorBits<float>>(rounded), true);
+#else
   return OfPairs(BFloat16Bits(values), true);
+#endif
 }
 
 inline NarrowVector NarrowToHalves(Vector<float> values) {

@@ -234,9 +234,37 @@ void CheckExpOfLogits(const char* what, float farthest) {
   if (exp(farthest) != 0) Fail(what, "at %g is not 0", static_cast<double>(farthest));
 }
 
+// A vector's numbers in memory against one number's rounding: of all upper halves but those of
+// signalling nans, which arithmetic does not give.
+template <class T>
+void CheckRounding(const char* what) {
+  constexpr int64_t w = kWidth<float>;
+  for (uint32_t high = 0; high < 0x10000; high += w) {
+    for (const uint32_t low : {0x0000, 0x0001, 0x1000, 0x7fff, 0x8000, 0x8001, 0xffff}) {
+      Vector<float> values;
+      for (uint32_t i = 0; i < w; ++i) {
+        const uint32_t bits = (high + i) << 16 | low;
+        const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+        values[i] = BitCast<float>(nan ? bits | 0x400000 : bits);
+      }
+      T stored[w];
+      Store(stored, values);
+      for (int64_t i = 0; i < w; ++i) {
+        const float expected = ToFloat(FromFloat<T>(values[i]));
+        const float is = ToFloat(stored[i]);
+        if (is != expected && (is == is || expected == expected)) {
+          Fail(what, "%a is stored as %a", static_cast<double>(values[i]), static_cast<double>(is));
+        }
+      }
+    }
+  }
+}
+
 void CheckNarrow() {
   CheckExpOfLogits<Half>("ExpOfLogits of halves", -2 * 65504.0f);
   CheckExpOfLogits<BFloat16>("ExpOfLogits of bfloat16", -0x1.fep127f);
+  CheckRounding<Half>("Store of halves");
+  CheckRounding<BFloat16>("Store of bfloat16");
   if constexpr (kVectorBytes >= 32) {
     for (const int64_t n : {16, 17, 31, 100}) {
       CheckFindMaxima<Half>(n);

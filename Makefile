@@ -32,6 +32,8 @@ SANITIZE_address := address,undefined
 SANITIZE_thread := thread
 ONNXLOSS_EXAMPLES ?= 2000
 export ONNXLOSS_EXAMPLES
+# Each has ONNX Runtime and its models in memory.
+TESTERS := --numprocesses=$(shell nproc) --maxprocesses=4
 
 .PHONY: help demo examples setup models lint format clean wheel
 .PHONY: test test-frameworks $(FRAMEWORKS:%=test-%) test-sanitizers test-openvino test-view
@@ -82,8 +84,9 @@ demo: $(VENV)/.installed
 examples: $(VENV)/.installed
 	@$(BIN)/python examples/own_forward_model.py
 
+# What the tests of a file share is made once.
 test: $(VENV)/.installed $(ORT_TRAINING_READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(TESTERS) --dist=loadfile
 
 test-frameworks: $(FRAMEWORKS:%=test-%) test-openvino
 
@@ -105,7 +108,8 @@ test-sanitizers: $(SANITIZERS:%=test-sanitizer-%) $(VENV)/.installed
 	@echo "The fuzz and the hostile models, on the library with AddressSanitizer"
 	@LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 ONNXLOSS_TEST_LIBRARY=build/sanitizer-address/libonnxloss.so \
-	  $(BIN)/python -m pytest --quiet tests/test_fuzz.py tests/test_hostile_models.py
+	  $(BIN)/python -m pytest --quiet $(TESTERS) --dist=worksteal \
+	  tests/test_fuzz.py tests/test_hostile_models.py
 
 # Without one too: a sanitizer keeps the compiler from vectorising.
 $(SANITIZERS:%=test-sanitizer-%): test-sanitizer-%:
@@ -113,8 +117,8 @@ $(SANITIZERS:%=test-sanitizer-%): test-sanitizer-%:
 	@cmake -S . -B build/sanitizer-$* -DCMAKE_BUILD_TYPE=Release -DONNXLOSS_TESTS=ON \
 	  -DCMAKE_CXX_COMPILER=$(CXX) -DONNXLOSS_SANITIZE=$(SANITIZE_$*) >/dev/null
 	@cmake --build build/sanitizer-$* --parallel $$(nproc) >/dev/null
-	@ctest --test-dir build/sanitizer-$* --output-on-failure >build/sanitizer-$*/ctest.log || \
-	  { cat build/sanitizer-$*/ctest.log; exit 1; }
+	@ctest --test-dir build/sanitizer-$* --parallel $$(nproc) --output-on-failure \
+	  >build/sanitizer-$*/ctest.log || { cat build/sanitizer-$*/ctest.log; exit 1; }
 	@grep "tests passed" build/sanitizer-$*/ctest.log
 
 # With what ptxas says of each kernel, which nothing but a fresh build tells of all. CUDA's

@@ -27,6 +27,8 @@ REST = 0.02
 """Seconds without work before each run: a session's idle threads look for some, on its core."""
 WARM_UP = 0.005
 """Seconds of runs that are not timed: so long a rested core takes to find its caches and clock."""
+TIMED = 0.01
+"""Seconds of runs that are timed, one at least: of a short run, one alone says little."""
 
 Run = Callable[[], tuple[np.ndarray, ...]]
 """Computes the loss, or the loss and the gradient, and gives the arrays that hold them."""
@@ -39,13 +41,19 @@ def medians(runs: Mapping[Key, Callable[[], object]], repeats: int) -> dict[Key,
     for _ in range(repeats):
         for key, run in runs.items():
             _rest()
-            start = time.perf_counter()
-            while time.perf_counter() - start < WARM_UP:
-                run()
-            start = time.perf_counter()
-            run()
-            times[key].append(time.perf_counter() - start)
+            _run_for(WARM_UP, run)
+            times[key] += _run_for(TIMED, run)
     return {key: median(values) for key, values in times.items()}
+
+
+def _run_for(seconds: float, run: Callable[[], object]) -> list[float]:
+    """The seconds of each of as many runs as it takes."""
+    times = []
+    while sum(times) < seconds:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return times
 
 
 def _rest() -> None:

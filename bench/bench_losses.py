@@ -2,8 +2,8 @@
 """Times the loss, and loss with gradient, against a copy of the logits and against other runtimes.
 
 Every implementation is checked against the float64 reference of the tests before it is timed. All
-are timed in turn in one process, each after a rest and 5 ms of runs that are not timed, for 10 ms or
-one run; the tables have the medians of seven turns. A ratio of 1 is the time that one thread of
+are timed in turn in one process, each after a rest and 5 ms of runs that are not timed, for 10 ms
+or one run; the tables have the medians of many turns. A ratio of 1 is the time that one thread of
 numpy takes to copy the logits: it reads and writes each of them once.
 """
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shapes", nargs="*", default=SHAPES, metavar="NxC")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument(
         "--kernels", action="store_true", help="dtypes, options and instruction sets too"
     )

@@ -39,15 +39,16 @@ inline V Permuted(V values, Bits places) {
 #endif
 }
 
-// The vectors that rows are read in: whole ones, unless half of a row's last one would be empty.
-template <class Acc, int64_t kElements>
+// What rows are read in.
+template <class Number, int64_t kCount>
 struct RowTypes {
-  typedef Acc Vector __attribute__((vector_size(kElements * sizeof(Acc))));
+  typedef Number Vector __attribute__((vector_size(kCount * sizeof(Number))));
 };
-template <class Acc, int64_t kElements>
-using RowVector = typename RowTypes<Acc, kElements>::Vector;
+template <class Number, int64_t kCount>
+using RowVector = typename RowTypes<Number, kCount>::Vector;
 
-// Calls visit(type) with a vector of the type for rows of n elements.
+// Calls visit(type) with a vector of the type for rows of n elements: a whole one, unless half of a
+// row's last would be empty.
 template <class Acc, class Visitor>
 inline void WithRowVector(int64_t n, const Visitor& visit) {
   constexpr int64_t half = 8;

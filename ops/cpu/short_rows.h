@@ -80,9 +80,10 @@ ONNXLOSS_FOR_MANY void AddGaps(const Row& row, const X* x, const Acc* labels, co
 
 constexpr int64_t kAhead = 16384;  // bytes: about a block
 
-// The exponentials, of which the greatest of each row are left out, see RowStats: an exponential of
-// theirs is 1. Returns which vectors of rows leave out more than one of a row, a bit each. row_of
-// tells the rows of the elements of each vector from the first one's on, for kWidth rows.
+// The exponentials of logits of type T, which x may have copies of. The greatest of each row are
+// left out, see RowStats: an exponential of theirs is 1. Returns which vectors of rows leave out
+// more than one of a row, a bit each. row_of tells the rows of the elements of each vector from the
+// first one's on, for kWidth rows.
 template <class T, class X, class Acc>
 ONNXLOSS_FOR_MANY uint64_t Exponentiate(const X* __restrict x, int64_t n, int64_t rows,
                                         const Acc* max,

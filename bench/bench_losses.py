@@ -2,7 +2,7 @@
 """Times the loss, and loss with gradient, against a copy of the logits and against other runtimes.
 
 Every implementation is checked against the float64 reference of the tests before it is timed. All
-are timed in turn in one process, each after a rest and 5 ms of runs that are not timed, for 10 ms
+are timed in turn in one process, each after a rest and 20 ms of runs that are not timed, for 10 ms
 or one run; the tables have the medians of many turns. A ratio of 1 is the time that one thread of
 numpy takes to copy the logits: it reads and writes each of them once.
 """

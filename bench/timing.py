@@ -25,7 +25,7 @@ LOSS, BOTH = "loss", "loss + gradient"
 PACKAGES = ("onnxloss", "onnxruntime", "numpy", "torch")
 REST = 0.02
 """Seconds without work before each run: a session's idle threads look for some, on its core."""
-WARM_UP = 0.005
+WARM_UP = 0.02
 """Seconds of runs that are not timed: so long a rested core takes to find its caches and clock."""
 TIMED = 0.01
 """Seconds of runs that are timed, one at least: of a short run, one alone says little."""

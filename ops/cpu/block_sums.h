@@ -17,7 +17,8 @@ struct BlockSums {
   double total;
 };
 
-// Four sums side by side keep the adders busy.
+constexpr int64_t kRowBlock = 1024;  // classes
+// So many sums side by side keep the adders busy.
 constexpr int64_t kSumsAtOnce = 4;
 
 template <class Acc>
@@ -35,37 +36,36 @@ struct VectorSums {
   }
 };
 
-// n elements of a row; their exponentials go to `kept`, in whole vectors, where kKeep says so.
-template <bool kKeep, class T, class Coefficients>
+// n elements of a row, in kSums sums side by side; their exponentials go to `kept`, in
+// whole vectors, where kKeep says so.
+template <bool kKeep, int64_t kSums = kSumsAtOnce, class T, class Coefficients>
 __attribute__((flatten)) inline BlockSums<Accumulator<T>> SumBlock(
     const T* x, int64_t n, Accumulator<T> reference, const Coefficients& coefficients,
     Accumulator<T>* __restrict kept) {
   using Acc = Accumulator<T>;
   constexpr int64_t w = kWidth<Acc>;
   const Acc shift = Shift(reference);
-  VectorSums<Acc> sums[kSumsAtOnce];
+  VectorSums<Acc> sums[kSums];
   const auto add = [&](int64_t i, int64_t count, VectorSums<Acc>* to) {
     const Vector<Acc> values = LoadFirst(x + i, count, FromFloat<T>(-Infinity<Acc>()));
     const Vector<Acc> distance = values - shift;
     const Vector<Acc> e = ExpOfLogits<T>(distance);
-    if (i % kLine<T> == 0) {
-      FetchAhead(x + i);
-      coefficients.FetchAhead(i);
-    }
+    if (i % kLine<T> == 0) FetchAhead(x + i);
+    coefficients.FetchAhead(i);
     to->max = Max(values, to->max);
     to->sum += e;
     coefficients.AddTo(to, i, count, distance);
     if constexpr (kKeep) Store(kept + i, e);
   };
   int64_t i = 0;
-  for (; i + kSumsAtOnce * w <= n; i += kSumsAtOnce * w) {
+  for (; i + kSums * w <= n; i += kSums * w) {
 #pragma GCC unroll 4
-    for (int64_t j = 0; j < kSumsAtOnce; ++j) add(i + j * w, w, sums + j);
+    for (int64_t j = 0; j < kSums; ++j) add(i + j * w, w, sums + j);
   }
   for (; i + w <= n; i += w) add(i, w, sums);
   if (i < n) add(i, n - i, sums);
 #pragma GCC unroll 4
-  for (int64_t j = 1; j < kSumsAtOnce; ++j) sums[0].Join(sums[j]);
+  for (int64_t j = 1; j < kSums; ++j) sums[0].Join(sums[j]);
   return {GreatestOf(sums[0].max), SumOf(sums[0].sum), coefficients.Gap(SumOf(sums[0].gap)),
           SumOf(sums[0].total)};
 }

@@ -55,26 +55,30 @@ struct OneCoefficient {
   }
 };
 
-// A coefficient of 0 switches an infinite distance off, which costs more than the product; `masked`
-// says that there are any, as the nan of a sum of products tells.
-template <class Acc>
-inline Vector<Acc> GapTerms(Vector<Acc> coefficients, Vector<Acc> distance, int64_t count,
-                            bool masked) {
-  const bool all = count == kWidth<Acc> && !masked;
+// A coefficient of 0 switches an infinite distance off, which costs more than the product;
+// kMasked says that there are any, as the nan of a sum of products tells.
+template <bool kMasked, class Acc>
+inline Vector<Acc> GapTerms(Vector<Acc> coefficients, Vector<Acc> distance, int64_t count) {
+  const bool all = count == kWidth<Acc> && !kMasked;
   return all ? coefficients * distance : GapTerm(coefficients, distance);
 }
 
-// Smoothing with class weights.
+// Every row reads all weights: those of the next block come from the second cache to the first.
 template <class Acc>
+inline void FetchWeights(const Acc* weights, int64_t i) {
+  if (i % kLine<Acc> == 0) __builtin_prefetch(weights + i + kRowBlock, 0, 3);
+}
+
+// Smoothing with class weights.
+template <class Acc, bool kMasked>
 struct WeightCoefficients {
   Acc uniform;
   const Acc* weights;
-  bool masked;
 
   Vector<Acc> At(int64_t i, int64_t count) const { return LoadFirst(weights + i, count, Acc{0}); }
-  void FetchAhead(int64_t) const {}
+  void FetchAhead(int64_t i) const { FetchWeights(weights, i); }
   void AddTo(VectorSums<Acc>* sums, int64_t i, int64_t count, Vector<Acc> distance) const {
-    sums->gap -= GapTerms<Acc>(At(i, count), distance, count, masked);
+    sums->gap -= GapTerms<kMasked, Acc>(At(i, count), distance, count);
   }
   double Gap(double sum) const { return static_cast<double>(uniform) * sum; }
   Vector<Acc> Gradient(const GradientTerms<Acc>& terms, Vector<Acc> e, int64_t i,
@@ -84,13 +88,12 @@ struct WeightCoefficients {
 };
 
 // Soft labels, smoothed or not.
-template <class T, class Row, bool kWeighted>
+template <class T, class Row, bool kWeighted, bool kMasked>
 struct LabelCoefficients {
   using Acc = Accumulator<T>;
   Row formula;
   const T* labels;
   const Acc* weights;  // null unless kWeighted
-  bool masked;
 
   Vector<Acc> At(int64_t i, int64_t count) const {
     const Vector<Acc> label = LoadFirst(labels + i, count, FromFloat<T>(0));
@@ -98,10 +101,13 @@ struct LabelCoefficients {
         kWeighted ? LoadFirst(weights + i, count, Acc{0}) : FirstOnes<Acc>(count);
     return formula.Coefficient(label, weight);
   }
-  void FetchAhead(int64_t i) const { ONNXLOSS_TARGET::FetchAhead(labels + i); }
+  void FetchAhead(int64_t i) const {
+    if (i % kLine<T> == 0) ONNXLOSS_TARGET::FetchAhead(labels + i);
+    if (kWeighted) FetchWeights(weights, i);
+  }
   void AddTo(VectorSums<Acc>* sums, int64_t i, int64_t count, Vector<Acc> distance) const {
     const Vector<Acc> a = At(i, count);
-    sums->gap -= GapTerms<Acc>(a, distance, count, masked);
+    sums->gap -= GapTerms<kMasked, Acc>(a, distance, count);
     sums->total += a;
   }
   double Gap(double sum) const { return sum; }
@@ -113,23 +119,23 @@ struct LabelCoefficients {
 };
 
 // Calls visit with the coefficients of a row's classes from `first` on.
-template <class T, class Row, class Visitor>
+template <bool kMasked, class T, class Row, class Visitor>
 inline auto WithCoefficients(const TypedProblem<T, Row>& problem, int64_t position, int64_t first,
-                             bool masked, const Visitor& visit) {
+                             const Visitor& visit) {
   using Acc = Accumulator<T>;
   const auto* weights = problem.class_weights;
   if constexpr (!Row::kDense) {
     return visit(NoCoefficients{});
   } else if constexpr (Row::kHasTarget) {
     const Acc uniform = problem.row.uniform;
-    if (weights == nullptr) return visit(OneCoefficient<Acc>{uniform});
-    return visit(WeightCoefficients<Acc>{uniform, weights + first, masked});
+    if (!kMasked && weights == nullptr) return visit(OneCoefficient<Acc>{uniform});
+    return visit(WeightCoefficients<Acc, kMasked>{uniform, weights + first});
   } else {
     const T* labels = problem.probabilities() + position * problem.raw.classes + first;
     if (weights == nullptr) {
-      return visit(LabelCoefficients<T, Row, false>{problem.row, labels, nullptr, masked});
+      return visit(LabelCoefficients<T, Row, false, kMasked>{problem.row, labels, nullptr});
     }
-    return visit(LabelCoefficients<T, Row, true>{problem.row, labels, weights + first, masked});
+    return visit(LabelCoefficients<T, Row, true, kMasked>{problem.row, labels, weights + first});
   }
 }
 

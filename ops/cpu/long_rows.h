@@ -9,7 +9,6 @@
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
-constexpr int64_t kRowBlock = 1024;
 // Exponentials kept for the gradient: they and the logits on their way share the second cache.
 constexpr int64_t kKeptBytes = int64_t{256} << 10;
 
@@ -45,6 +44,7 @@ struct LongRows {
   Acc kept_reference[kKept / kRowBlock];
   alignas(64) Acc kept[kKept];
   alignas(64) Acc capped[kRowBlock];
+  alignas(64) Acc unused[kRowBlock];
 
   LongRows(const TypedProblem<T, Row>& typed, int64_t first)
       : problem(typed),
@@ -78,18 +78,25 @@ struct LongRows {
 
   template <class X>
   BlockSums<Acc> SumOf(const X* x, int64_t first, int64_t n) {
-    const auto sum = [&] {
-      return WithCoefficients(problem, position, first, masked, [&](const auto& coefficients) {
-        return keeps(first) ? SumBlock<true>(x, n, row.reference, coefficients, kept + first)
-                            : SumBlock<false>(x, n, row.reference, coefficients, kept);
-      });
-    };
-    if constexpr (Row::kDense) {
-      const BlockSums<Acc> sums = sum();
-      if (sums.gap == sums.gap || masked) return sums;
-      masked = true;
-    }
-    return sum();
+    if (Row::kDense && masked) return SumMasked(x, first, n);
+    const BlockSums<Acc> sums =
+        WithCoefficients<false>(problem, position, first, [&](const auto& coefficients) {
+          return keeps(first) ? SumBlock<true>(x, n, row.reference, coefficients, kept + first)
+                              : SumBlock<false>(x, n, row.reference, coefficients, kept);
+        });
+    // Smoothing alone has no coefficient of 0.
+    masked = Row::kDense && (!Row::kHasTarget || problem.class_weights != nullptr) &&
+             sums.gap != sums.gap;
+    return Row::kDense && masked ? SumMasked(x, first, n) : sums;
+  }
+
+  // Such blocks are rare: one short loop has to do for all.
+  template <class X>
+  __attribute__((noinline)) BlockSums<Acc> SumMasked(const X* x, int64_t first, int64_t n) {
+    Acc* to = keeps(first) ? kept + first : unused;
+    return WithCoefficients<true>(problem, position, first, [&](const auto& coefficients) {
+      return SumBlock<true, 1>(x, n, row.reference, coefficients, to);
+    });
   }
 
   // A guess at the maximum, from a few elements that are not neighbours.
@@ -190,7 +197,7 @@ struct LongRows {
       const Acc relative = gradient.relative * e_max;
       const GradientTerms<Acc> terms = {gradient.k, relative, gradient.sum_minus_one,
                                         gradient.scale, relative * gradient.scale};
-      WithCoefficients(problem, gradient.position, first, false, [&](const auto& coefficients) {
+      WithCoefficients<false>(problem, gradient.position, first, [&](const auto& coefficients) {
         WriteBlock(n, first, [=](int64_t i, int64_t count) {
           return coefficients.Gradient(terms, exponentials(i, count), i, count);
         });
@@ -214,10 +221,10 @@ struct LongRows {
   void WriteBlock(int64_t n, int64_t first, const Values& values) {
     const auto patched = [=, target = gradient.label - first, at_target = gradient.at_target](
                              int64_t i, int64_t count) {
-      Vector<Acc> each = values(i, count);
+      const Vector<Acc> each = values(i, count);
       const uint64_t lane = static_cast<uint64_t>(target - i);
-      if (Row::kHasTarget && lane < static_cast<uint64_t>(count)) each[lane] = at_target;
-      return each;
+      const bool has_target = Row::kHasTarget && lane < static_cast<uint64_t>(count);
+      return has_target ? WithLane(each, target - i, at_target) : each;
     };
     WriteGradients(patched, problem.softcap, logits(gradient.position, first), n, &writer);
   }

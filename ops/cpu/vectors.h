@@ -113,6 +113,14 @@ inline Vector<Acc> Splat(Acc value) {
   return value - Vector<Acc>{};
 }
 
+// Written by its number, a lane would send the vector through memory wherever one might be.
+template <class V, class Acc>
+inline V WithLane(V vector, int64_t lane, Acc value) {
+  VectorBits<Acc> lanes = {};
+  for (int i = 0; i < kWidth<Acc>; ++i) lanes[i] = i;
+  return lanes == static_cast<std::decay_t<decltype(lanes[0])>>(lane) ? Splat(value) : vector;
+}
+
 template <class V>
 inline V Max(V a, V b) {
   return a > b ? a : b;

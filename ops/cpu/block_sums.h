@@ -36,8 +36,8 @@ struct VectorSums {
   }
 };
 
-// n elements of a row, in kSums sums side by side; their exponentials go to `kept`, in
-// whole vectors, where kKeep says so.
+// n elements of a row, in kSums sums side by side; their exponentials go to `kept`, in whole
+// vectors, where kKeep says so.
 template <bool kKeep, int64_t kSums = kSumsAtOnce, class T, class Coefficients>
 __attribute__((flatten)) inline BlockSums<Accumulator<T>> SumBlock(
     const T* x, int64_t n, Accumulator<T> reference, const Coefficients& coefficients,

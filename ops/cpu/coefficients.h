@@ -55,8 +55,8 @@ struct OneCoefficient {
   }
 };
 
-// A coefficient of 0 switches an infinite distance off, which costs more than the product;
-// kMasked says that there are any, as the nan of a sum of products tells.
+// A coefficient of 0 switches an infinite distance off, which costs more than the product; kMasked
+// says that there are any, as the nan of a sum of products tells.
 template <bool kMasked, class Acc>
 inline Vector<Acc> GapTerms(Vector<Acc> coefficients, Vector<Acc> distance, int64_t count) {
   const bool all = count == kWidth<Acc> && !kMasked;

@@ -14,6 +14,11 @@ namespace onnxloss::ONNXLOSS_TARGET {
 constexpr int64_t kPieces = kVectorBytes / 16;
 template <class T>
 constexpr int64_t kPieceWidth = 16 / static_cast<int64_t>(sizeof(T));
+// As types, so that loops know how long they are.
+template <class T>
+constexpr std::integral_constant<int64_t, kPieceWidth<T>> kWhole = {};
+template <class T>
+constexpr std::integral_constant<int64_t, kPieceWidth<T> / 2> kHalf = {};
 
 // Of the addresses that follow from this one the compiler keeps none: it would form a loop's
 // sixteen beforehand, and has not so many registers.
@@ -44,15 +49,15 @@ inline Vector<Accumulator<T>> LoadPieces(const T* source, int64_t step) {
 #endif
 }
 
-template <int kPiece, class T, class V>
-inline void StorePiece(T* target, V pieces) {
+template <int kPiece, class V>
+inline auto PieceOf(V pieces) {
 #if defined(__AVX512F__)
   // As integers it would take its way through a register.
-  StoreAs(target, _mm512_maskz_extractf32x4_ps(0xf, BitCast<__m512>(pieces), kPiece));
+  return _mm512_maskz_extractf32x4_ps(0xf, BitCast<__m512>(pieces), kPiece);
 #elif defined(__AVX2__)
-  StoreAs(target, _mm256_extracti128_si256(BitCast<__m256i>(pieces), kPiece));
+  return _mm256_extracti128_si256(BitCast<__m256i>(pieces), kPiece);
 #else
-  StoreAs(target, pieces);
+  return pieces;
 #endif
 }
 
@@ -70,6 +75,19 @@ inline void TransposePieces(Vector<Acc>* v) {
   }
 }
 
+// The same of half as many vectors: element i of vector j becomes element j of half i, of which a
+// vector has two.
+template <class Acc>
+inline void TransposeHalves(Vector<Acc>* v) {
+  constexpr int64_t p = kPieceWidth<Acc>;
+  if constexpr (p > 2) {
+    static_assert(p == 4, "two vectors");
+    const Vector<Acc> first = Interleaved<0, 1, p>(v[0], v[1]);
+    v[1] = Interleaved<1, 1, p>(v[0], v[1]);
+    v[0] = first;
+  }
+}
+
 // columns[c][i] = rows[i][c], for as many rows of n numbers as a vector has elements; there is room
 // to read a piece more. Returns the rows' maxima.
 template <class T>
@@ -79,28 +97,42 @@ inline Vector<Accumulator<T>> RowsToColumns(const T* rows, int64_t n, Accumulato
   constexpr int64_t turned = kPieceWidth<Acc>;
   constexpr int64_t each = p / turned;
   Vector<Acc> max = Splat(-Infinity<Acc>());
-  const auto turn = [&](int64_t c, int64_t count) {
+  // What is for classes from `most` on is left out.
+  const auto turn = [&](int64_t c, int64_t count, auto most) {
     Vector<Acc> v[turned];
     const T* const from = Opaque(rows + c);
     for (int64_t i = 0; i < turned; ++i) v[i] = LoadPieces(from + i * n, turned * n);
     TransposePieces<Acc>(v);
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < most.value && i < count; ++i) {
       const Vector<Acc> column = Unpacked<T>(v[i / each], i % each);
       Store(columns + (c + i) * kWidth<Acc>, column);
       max = Max(column, max);
     }
   };
   int64_t c = 0;
-  for (; c + p <= n; c += p) turn(c, p);
-  if (c < n) turn(c, n - c);
+  for (; c + p <= n; c += p) turn(c, p, kWhole<T>);
+  if (c + p / 2 < n) {
+    turn(c, n - c, kWhole<T>);
+  } else if (c < n) {
+    turn(c, n - c, kHalf<T>);
+  }
   return max;
 }
 
-template <class T, class V, int... kPiece>
+// Whole pieces of `turned` vectors to rows of n numbers, the first piece of each vector first, or,
+// of half as many vectors, half pieces.
+template <bool kHalves, class T, class V, int... kPiece>
 inline void StorePieces(const V* v, int64_t turned, T* target, int64_t n,
                         std::integer_sequence<int, kPiece...>) {
-  const auto rows = [&](auto piece) {
-    for (int64_t i = 0; i < turned; ++i, target += n) StorePiece<piece.value>(target, v[i]);
+  typedef double Halves __attribute__((vector_size(16)));
+  const auto rows = [&](auto number) {
+    for (int64_t i = 0; i < turned; ++i, target += n) {
+      if constexpr (kHalves) {
+        StoreAs(target, BitCast<Halves>(PieceOf<number.value>(v[i / 2]))[i % 2]);
+      } else {
+        StoreAs(target, PieceOf<number.value>(v[i]));
+      }
+    }
   };
   (rows(std::integral_constant<int, kPiece>()), ...);
 }
@@ -112,19 +144,26 @@ inline void ColumnsToRows(const Column& column, int64_t n, T* rows) {
   using Acc = Accumulator<T>;
   constexpr int64_t p = kPieceWidth<T>;
   constexpr int64_t turned = kPieceWidth<Acc>;
+  constexpr auto pieces = std::make_integer_sequence<int, static_cast<int>(kPieces)>();
   const auto turn = [&](int64_t c, int64_t count) {
     const auto known = [&](int64_t i) { return i < count ? column(c + i) : Vector<Acc>{}; };
-    Vector<Acc> v[turned];
-    for (int64_t i = 0; i < turned; ++i) {
+    const auto numbers = [&](int64_t i) {
       if constexpr (p == turned) {
-        v[i] = known(i);
+        return known(i);
       } else {
-        v[i] = Packed<T>(known(2 * i), known(2 * i + 1));
+        return 2 * i < count ? Packed<T>(column(c + 2 * i), known(2 * i + 1)) : Vector<Acc>{};
       }
+    };
+    Vector<Acc> v[turned];
+    if (count > p / 2) {
+      for (int64_t i = 0; i < turned; ++i) v[i] = numbers(i);
+      TransposePieces<Acc>(v);
+      StorePieces<false>(v, turned, Opaque(rows + c), n, pieces);
+      return;
     }
-    TransposePieces<Acc>(v);
-    StorePieces(v, turned, Opaque(rows + c), n,
-                std::make_integer_sequence<int, static_cast<int>(kPieces)>());
+    for (int64_t i = 0; i < turned / 2; ++i) v[i] = numbers(i);
+    TransposeHalves<Acc>(v);
+    StorePieces<true>(v, turned, Opaque(rows + c), n, pieces);
   };
   int64_t c = n / p * p;
   if (c < n) turn(c, n - c);

@@ -18,6 +18,7 @@ struct BlockSums {
 };
 
 constexpr int64_t kRowBlock = 1024;  // classes
+
 // So many sums side by side keep the adders busy.
 constexpr int64_t kSumsAtOnce = 4;
 

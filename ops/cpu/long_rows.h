@@ -44,7 +44,7 @@ struct LongRows {
   Acc kept_reference[kKept / kRowBlock];
   alignas(64) Acc kept[kKept];
   alignas(64) Acc capped[kRowBlock];
-  alignas(64) Acc unused[kRowBlock];
+  alignas(64) Acc unused[kRowBlock];  // exponentials that nothing reads
 
   LongRows(const TypedProblem<T, Row>& typed, int64_t first)
       : problem(typed),

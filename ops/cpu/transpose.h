@@ -97,7 +97,7 @@ inline Vector<Accumulator<T>> RowsToColumns(const T* rows, int64_t n, Accumulato
   constexpr int64_t turned = kPieceWidth<Acc>;
   constexpr int64_t each = p / turned;
   Vector<Acc> max = Splat(-Infinity<Acc>());
-  // What is for classes from `most` on is left out.
+  // At most `most` classes: the steps that only others need are left out.
   const auto turn = [&](int64_t c, int64_t count, auto most) {
     Vector<Acc> v[turned];
     const T* const from = Opaque(rows + c);

@@ -113,7 +113,8 @@ inline Vector<Acc> Splat(Acc value) {
   return value - Vector<Acc>{};
 }
 
-// Written by its number, a lane would send the vector through memory wherever one might be.
+// `vector` with `value` in one lane. Assigned by its index, that lane would send every vector that
+// might have it through memory.
 template <class V, class Acc>
 inline V WithLane(V vector, int64_t lane, Acc value) {
   VectorBits<Acc> lanes = {};

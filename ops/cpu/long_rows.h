@@ -87,7 +87,7 @@ struct LongRows {
     // Smoothing alone has no coefficient of 0.
     masked = Row::kDense && (!Row::kHasTarget || problem.class_weights != nullptr) &&
              sums.gap != sums.gap;
-    return Row::kDense && masked ? SumMasked(x, first, n) : sums;
+    return masked ? SumMasked(x, first, n) : sums;
   }
 
   // Such blocks are rare: one short loop has to do for all.
@@ -222,9 +222,10 @@ struct LongRows {
     const auto patched = [=, target = gradient.label - first, at_target = gradient.at_target](
                              int64_t i, int64_t count) {
       const Vector<Acc> each = values(i, count);
-      const uint64_t lane = static_cast<uint64_t>(target - i);
-      const bool has_target = Row::kHasTarget && lane < static_cast<uint64_t>(count);
-      return has_target ? WithLane(each, target - i, at_target) : each;
+      const int64_t lane = target - i;
+      const bool has_target =
+          Row::kHasTarget && static_cast<uint64_t>(lane) < static_cast<uint64_t>(count);
+      return has_target ? WithLane(each, lane, at_target) : each;
     };
     WriteGradients(patched, problem.softcap, logits(gradient.position, first), n, &writer);
   }

@@ -88,19 +88,22 @@ inline NarrowVector OfPairs(VectorBits<float> pairs, bool second) {
 #endif
 }
 
-// Of what arithmetic gave: its nans are quiet, and stay nan if they are not rounded.
-inline NarrowVector NarrowToBFloat16(Vector<float> values) {
+// Rounded in the high halves. Of what arithmetic gave: its nans are quiet, and stay nan if they are
+// not rounded.
+inline VectorBits<float> RoundedToBFloat16(Vector<float> values) {
 #if defined(__AVX512F__)
   const __m512i bits = BitCast<__m512i>(values);
   const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
   const __m512i to_even = _mm512_set1_epi32(0x7fff);
   const __m512i half = _mm512_mask_mov_epi32(to_even, odd, _mm512_set1_epi32(0x8000));
   const __mmask16 number = _mm512_cmp_ps_mask(values, values, _CMP_ORD_Q);
-  const __m512i rounded = _mm512_mask_add_epi32(bits, number, bits, half);
-  return OfPairs(BitCast<VectorBits<float>>(rounded), true);
+  return BitCast<VectorBits<float>>(_mm512_mask_add_epi32(bits, number, bits, half));
 #else
-  return OfPairs(BFloat16Bits(values), true);
+  return BFloat16Bits(values);
 #endif
+}
+inline NarrowVector NarrowToBFloat16(Vector<float> values) {
+  return OfPairs(RoundedToBFloat16(values), true);
 }
 
 inline NarrowVector NarrowToHalves(Vector<float> values) {
@@ -136,8 +139,8 @@ inline V Unpacked(V numbers, bool second) {
 template <class T>
 inline Vector<float> Packed(Vector<float> first, Vector<float> second) {
   if constexpr (std::is_same_v<T, BFloat16>) {
-    const VectorBits<float> low = BFloat16Bits(first) >> 16;
-    return BitCast<Vector<float>>(low | (BFloat16Bits(second) & 0xffff0000u));
+    const VectorBits<float> low = RoundedToBFloat16(first) >> 16;
+    return BitCast<Vector<float>>(low | (RoundedToBFloat16(second) & 0xffff0000u));
   } else {
     const VectorBits<float> high = WidenBits(NarrowToHalves(second)) << 16;
     return BitCast<Vector<float>>(WidenBits(NarrowToHalves(first)) | high);

@@ -71,6 +71,12 @@ def test_an_inner_axis_is_refused_where_paddle_takes_the_last(
             {"soft_label": True, "ignore_index": -1, "paddle_version": "2.4"},
             "expected -100 with soft_label, where Paddle up to 2.4",
         ),
+        (
+            FUNCTION,
+            {"ignore_index": 2**31},
+            "ignore_index is 2147483648; expected an integer of 32",
+        ),
+        (WITH_SOFTMAX, {"ignore_index": -(2**31) - 1}, "expected an integer of 32 bits"),
         (FUNCTION, {"weight": np.ones((1, 3), np.float32)}, "shape of class_weights"),
         (FUNCTION, {"weight": np.ones(3, np.int64)}, "dtype of class_weights is .int64."),
     ],
@@ -86,3 +92,18 @@ def test_labels_of_a_dtype_that_paddle_has_no_kernel_for_are_refused() -> None:
     for dtype in ("uint8", "float32"):
         with pytest.raises(LossError, match="label_dtype is"):
             onnxloss.export(from_paddle(FUNCTION), logits=(2, 3), label_dtype=dtype)
+
+
+def test_integers_are_no_probabilities() -> None:
+    config = from_paddle(FUNCTION, label_smoothing=0.1, target="probabilities")
+    onnxloss.export(config, logits=(2, 3), label_dtype="float64")
+    with pytest.raises(LossError, match=r'label_dtype is "int64"; .*Paddle takes no integers'):
+        onnxloss.export(config, logits=(2, 3), label_dtype="int64")
+
+
+@pytest.mark.parametrize("api", [FUNCTION, WITH_SOFTMAX])
+@pytest.mark.parametrize("soft", [False, True])
+def test_unbatched_logits_have_one_axis(api: str, soft: bool) -> None:
+    onnxloss.export(from_paddle(api, soft_label=soft, axis=0), logits=(3,))
+    with pytest.raises(LossError, match=r"shape of logits is \[3\]; .*axis is 1"):
+        onnxloss.export(from_paddle(api, soft_label=soft, axis=1), logits=(3,))

@@ -47,6 +47,11 @@ REFUSED: tuple[tuple[str, Callable[[], Any], str], ...] = (
         "shape of logits",
     ),
     (
+        "one class, unbatched",
+        lambda: exporting(onnxloss.from_tf(SCC), logits=(1,), labels=()),
+        "Keras drops the axis of one class",
+    ),
+    (
         "labels",
         lambda: exporting(onnxloss.from_tf(SPARSE), label_dtype="uint8"),
         'label_dtype is "uint8"',

@@ -18,6 +18,7 @@ from tests.runtime import run_model
 
 PADDLE = "paddle.nn.functional.cross_entropy"
 WITH_SOFTMAX = "paddle.nn.functional.softmax_with_cross_entropy"
+TF_SAMPLED = "tf.nn.sampled_softmax_loss"
 SAMPLED = "paddle.fluid.layers.sampled_softmax_with_cross_entropy"
 WEIGHTS = np.array([0.5, 2.0, 1.0])
 
@@ -59,6 +60,63 @@ def test_large_labels_stay_integers() -> None:
     feeds = {"logits": logits, "labels": np.array([label])}
     model = onnxloss.export(config, logits=logits.shape)
     assert run_model(model, feeds, library=True)["loss"] < 0.001
+
+
+def test_weights_that_cancel_give_nan() -> None:
+    config = onnxloss.from_torch("torch.nn.CrossEntropyLoss", weight=[1, 2, -1])
+    feeds = {"logits": np.float32([[1, 2, 3], [0.5, -1, 0.25]]), "labels": np.array([2, 0])}
+    for library in (False, True):
+        model = onnxloss.export(config, logits=(2, 3))
+        assert np.isnan(run_model(model, feeds, library=library)["loss"])
+
+
+def test_a_mean_without_weight_keeps_nan() -> None:
+    config = onnxloss.from_tf("tf.compat.v1.losses.softmax_cross_entropy")
+    model = onnxloss.export(config, logits=(1, 2), sample_weights=(1,))
+    feeds = {
+        "logits": np.array([[np.nan, 1]], np.float32),
+        "labels": np.array([[1, 0]], np.float32),
+        "sample_weights": np.zeros(1, np.float32),
+    }
+    for library in (False, True):
+        assert np.isnan(run_model(model, feeds, library=library)["loss"])
+
+
+def test_labels_of_0_switch_nan_off() -> None:
+    config = onnxloss.from_tf("keras.losses.CategoricalCrossentropy")
+    model = onnxloss.export(config, logits=(1, 3))
+    feeds = {"logits": np.zeros((1, 3), np.float32), "labels": np.zeros((1, 3), np.float32)}
+    for library in (False, True):
+        assert run_model(model, feeds, library=library)["loss"] == 0
+
+
+def test_infinite_weights_are_infinite_or_nan() -> None:
+    config = onnxloss.from_paddle(PADDLE, weight=np.float32([1, 1, np.inf]), reduction="sum")
+    model = onnxloss.export(config, logits=(1, 3))
+    feeds = {"logits": np.array([[1, 2, 3]], np.float32), "labels": np.array([2])}
+    assert run_model(model, feeds, library=False)["loss"] == np.inf
+    assert not np.isfinite(run_model(model, feeds, library=True)["loss"])
+
+
+def test_no_classes_are_refused() -> None:
+    soft = onnxloss.from_torch("torch.nn.functional.cross_entropy", target="probabilities")
+    for config in (soft, onnxloss.from_paddle(PADDLE)):
+        with pytest.raises(LossError, match=r"shape of logits is \[N, 0\]; expected \[N, C\]"):
+            onnxloss.export(config, logits=("N", 0))
+
+
+def test_all_copies_of_a_hit_are_removed() -> None:
+    settings = {"num_sampled": 3, "num_classes": 4, "sampled_values": "inputs"}
+    model = onnxloss.export(onnxloss.from_tf(TF_SAMPLED, **settings), logits=(1, 4))
+    feeds = {
+        "logits": np.zeros((1, 4), np.float32),
+        "labels": np.array([[1]]),
+        "samples": np.array([1, 2, 1]),
+        "probabilities": np.ones((1, 4), np.float32),
+    }
+    for library in (False, True):
+        loss = run_model(model, feeds, library=library)["loss"]
+        np.testing.assert_allclose(loss, [np.log(2)], rtol=1e-6)
 
 
 def test_gradients_are_of_logits_and_labels() -> None:

@@ -19,7 +19,7 @@ from tests.one_node import (
     message_of,
     open_model,
 )
-from tests.runtime import make_session
+from tests.runtime import RUNTIME_ERRORS, make_session
 
 
 @every_hard_operator
@@ -149,3 +149,12 @@ def test_logits_without_an_axis(spec: LossSpec, op: OpSpec) -> None:
     message = message_of(lambda: session.run(None, bad))
     assert f"{op.name}: rank of logits is 0; expected at least 1." in message
     assert_usable(session, arrays)
+
+
+@pytest.mark.parametrize("library", [False, True])
+def test_class_weights_fix_the_number_of_classes(library: bool) -> None:
+    config = onnxloss.from_torch("torch.nn.CrossEntropyLoss", weight=[1, 2, 3, 4, 5])
+    session = make_session(onnxloss.export(config, logits=("N", "C")), library=library)
+    feeds = {"logits": np.zeros((2, 3), np.float32), "labels": np.zeros(2, np.int64)}
+    with pytest.raises(RUNTIME_ERRORS, match="logits"):
+        session.run(None, feeds)

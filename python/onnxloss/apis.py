@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import LossConfig
+from .config import LossConfig, Refusal
 from .errors import LossError, expected
 
 
@@ -86,6 +86,13 @@ def integer(where: str, name: str, value: Any, allowed: str = "an integer") -> i
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise expected(where, name, value, allowed)
     return int(value)
+
+
+def refused_unbatched(axis: Any) -> dict[Refusal, str]:
+    """Logits `[C]` have the axes 0 and -1 alone; the operators read 1 as 0 there, as PyTorch."""
+    if axis in (0, -1):
+        return {}
+    return {"unbatched logits": f"axis is {axis}, which logits [C] have not"}
 
 
 def beyond(config: LossConfig, z_loss: float, logit_softcap: float) -> LossConfig:

@@ -25,12 +25,16 @@ Refusal = Literal[
     "no positions",
     "inner axis",
     "one class",
+    "int32 labels",
     "uint8 labels",
+    "uint8 labels of many axes",
+    "integer probabilities",
     "label gradient",
 ]
 """What a source may not take, though the operators do: logits `[C]`; logits `[0, C]` and the like;
 a class axis that is not the last; logits `[N, d, .., 1]` of labels without that axis; labels of
-dtype uint8; the gradient by label probabilities."""
+dtype int32, of dtype uint8, or of that one for logits of three axes and more; probabilities of
+integer dtypes; the gradient by label probabilities."""
 
 _CHOICES = {
     "label_axis": LabelAxis,

@@ -10,8 +10,16 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from .apis import beyond, completed, integer, path_of, settings_of, smoothing_factor
-from .config import NO_IGNORED_LABEL, LossConfig, Refusal
+from .apis import (
+    beyond,
+    completed,
+    integer,
+    path_of,
+    refused_unbatched,
+    settings_of,
+    smoothing_factor,
+)
+from .config import NO_IGNORED_LABEL, LossConfig
 from .errors import LossError, expected
 from .paddle_versions import counts_valid, denominator_rule
 from .sampled import PADDLE_SAMPLED, paddle_sampled
@@ -122,7 +130,10 @@ def _config(
     for name in ("soft_label", "use_softmax", "numeric_stable_mode", "return_softmax"):
         if not isinstance(values.get(name, False), bool | np.bool_):
             raise expected("from_paddle", name, values[name], "True or False")
-    values["ignore_index"] = integer("from_paddle", "ignore_index", values["ignore_index"])
+    ignore_index = integer("from_paddle", "ignore_index", values["ignore_index"])
+    if not -(2**31) <= ignore_index < 2**31:
+        raise expected("from_paddle", "ignore_index", ignore_index, "an integer of 32 bits")
+    values["ignore_index"] = ignore_index
     if target not in (None, "indices", "probabilities"):
         raise expected("from_paddle", "target", target, '"indices" or "probabilities"')
     if api == _WITH_SOFTMAX:
@@ -145,7 +156,7 @@ def _with_softmax(values: dict[str, Any], target: str | None) -> LossConfig:
         attributes,
         label_axis="kept",
         loss_axis="kept",
-        refused={"label gradient": _NO_LABEL_GRADIENT},
+        refused={**refused_unbatched(values["axis"]), "label gradient": _NO_LABEL_GRADIENT},
         outputs=("loss", "probabilities") if values["return_softmax"] else ("loss",),
         source=_WITH_SOFTMAX,
     )
@@ -170,7 +181,8 @@ def _cross_entropy(api: str, values: dict[str, Any], target: str | None, rule: s
 def _indices(api: str, values: dict[str, Any], rule: str) -> LossConfig:
     smoothed, weighted = bool(values["label_smoothing"]), values["weight"] is not None
     ignore_index = values["ignore_index"]
-    refused: dict[Refusal, str] = {"uint8 labels": "Paddle has no kernel for uint8"}
+    refused = refused_unbatched(values["axis"])
+    refused["uint8 labels"] = "Paddle has no kernel for uint8"
     if smoothed:
         refused["inner axis"] = _ONE_HOT_LAST
     if weighted:
@@ -202,7 +214,9 @@ def _indices(api: str, values: dict[str, Any], rule: str) -> LossConfig:
 def _probabilities(api: str, values: dict[str, Any], rule: str) -> LossConfig:
     smoothed, weighted = bool(values["label_smoothing"]), values["weight"] is not None
     mean_over = "weights" if weighted else "positions"
-    refused: dict[Refusal, str] = {"label gradient": _NO_LABEL_GRADIENT}
+    refused = refused_unbatched(values["axis"])
+    refused["label gradient"] = _NO_LABEL_GRADIENT
+    refused["integer probabilities"] = "Paddle takes no integers for probabilities"
     if smoothed or weighted:
         refused["inner axis"] = _SMOOTHED_LAST if smoothed else _WEIGHTED_LAST
     return LossConfig(

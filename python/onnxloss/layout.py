@@ -87,7 +87,7 @@ def layout(
         raise expected(config.op, "dtype", dtype, " or ".join(FLOAT_DTYPES))
     check_sizes(config.op, "logits", logits)
     check_sizes(config.op, "labels", labels or ())
-    label_dtype = _label_dtype(config, dtype, label_dtype)
+    label_dtype = _label_dtype(config, len(logits), dtype, label_dtype)
     if config.spec.drawn:
         return _sampled(config, logits, labels, dtype, label_dtype)
     compute = _compute_dtype(config, dtype, label_dtype)
@@ -95,6 +95,9 @@ def layout(
     classes, weights = logits[axis], config.class_weights
     if weights is not None and isinstance(classes, int) and len(weights) != classes:
         raise expected_shape(config.op, "class_weights", [len(weights)], [classes])
+    if weights is not None:
+        # Known to ONNX Runtime, they are checked without the library too.
+        logits = _with_axis(logits, axis, len(weights))
     labels = _label_shape(config, logits, axis, labels)
     kept = _kept(logits, axis)
     loss = _dropped(logits, axis)
@@ -176,17 +179,21 @@ def _sampled(
     return Layout(logits, 1, given, loss, dtype, label_dtype, dtype)
 
 
-def _label_dtype(config: LossConfig, dtype: str, given: str | None) -> str:
+def _label_dtype(config: LossConfig, rank: int, dtype: str, given: str | None) -> str:
     if given is None:
         return dtype if config.takes_probabilities else "int64"
     allowed = {**FLOAT_DTYPES} if config.takes_probabilities else {**LABEL_DTYPES}
     if config.cast_labels:
         allowed = {**LABEL_DTYPES, **FLOAT_DTYPES}
-    reason = config.refused.get("uint8 labels", "")
-    if reason:
-        allowed.pop("uint8", None)
+    refused = config.refused
+    reasons = dict.fromkeys(LABEL_DTYPES, refused.get("integer probabilities", ""))
+    reasons["int32"] = refused.get("int32 labels", reasons["int32"])
+    reasons["uint8"] = refused.get("uint8 labels", reasons["uint8"])
+    if rank > 2:
+        reasons["uint8"] = refused.get("uint8 labels of many axes", reasons["uint8"])
+    allowed = {name: dtype for name, dtype in allowed.items() if not reasons.get(name)}
     if given not in allowed:
-        reason = reason if given == "uint8" else ""
+        reason = reasons.get(given, "")
         raise expected(config.op, "label_dtype", given, " or ".join(allowed), reason)
     return given
 
@@ -220,10 +227,13 @@ def _class_axis(config: LossConfig, logits: Shape) -> int:
         reason = refused["unbatched logits"]
         raise expected_shape(config.op, "logits", logits, ("N", "C", "..."), reason=reason)
     if rank == 1 and axis == 1:
-        return 0
+        axis = 0
     if not -rank <= axis < rank:
         raise expected(config.op, "axis", axis, f"a number in [{-rank}, {rank - 1}]")
     axis %= rank
+    if logits[axis] == 0:
+        wanted, reason = _with_axis(logits, axis, "C"), "a loss needs a class"
+        raise expected_shape(config.op, "logits", logits, wanted, reason=reason)
     if axis != rank - 1 and "inner axis" in refused:
         raise expected(config.op, "axis", axis, f"the last, {rank - 1}", refused["inner axis"])
     if 0 in _dropped(logits, axis) and "no positions" in refused:
@@ -240,7 +250,7 @@ def _label_shape(config: LossConfig, logits: Shape, axis: int, given: Shape | No
         allowed = ways[config.label_axis]
     labels = allowed[0] if given is None else fitting(config.op, "labels", given, *allowed)
     reason = config.refused.get("one class")
-    if reason and logits[axis] == 1 and len(logits) > 2 and len(labels) < len(logits):
+    if reason and logits[axis] == 1 and len(logits) != 2 and len(labels) < len(logits):
         raise expected_shape(config.op, "labels", labels, logits, reason=reason)
     return labels
 
@@ -252,4 +262,9 @@ def _dropped(logits: Shape, axis: int) -> Shape:
 
 def _kept(logits: Shape, axis: int) -> Shape:
     """The logits' shape with a class axis of size 1."""
-    return logits[:axis] + (1,) + logits[axis + 1 :]
+    return _with_axis(logits, axis, 1)
+
+
+def _with_axis(logits: Shape, axis: int, size: int | str) -> Shape:
+    """The logits' shape with another size of the class axis."""
+    return logits[:axis] + (size,) + logits[axis + 1 :]

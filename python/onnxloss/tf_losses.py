@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .apis import integer
-from .config import NO_IGNORED_LABEL, LossConfig, Refusal
+from .apis import integer, refused_unbatched
+from .config import NO_IGNORED_LABEL, LossConfig
 from .dtypes import FLOAT_DTYPES
 from .errors import expected
 
@@ -78,7 +78,9 @@ def nn_loss(api: str, values: Mapping[str, Any]) -> LossConfig:
         _HARD if api == SPARSE else _SOFT,
         attributes,
         cast_labels=api == DENSE,
-        refused={"uint8 labels": "TensorFlow takes no others"} if api == SPARSE else _refused(axis),
+        refused={"uint8 labels": "TensorFlow takes no others"}
+        if api == SPARSE
+        else refused_unbatched(axis),
         name=_node_name("name", values["name"]),
         source=api,
     )
@@ -97,7 +99,7 @@ def keras_loss(api: str, values: Mapping[str, Any]) -> LossConfig:
         **_keras_reduction(values.get("reduction", "none"), ignores=ignored is not None),
     }
     smoothing = 0.0
-    refused = _refused(axis)
+    refused = refused_unbatched(axis)
     if sparse:
         if axis < -1:
             raise expected("from_tf", "axis", axis, "-1, the only axis that Keras supports here")
@@ -166,13 +168,6 @@ def _axis(value: Any, *, fused: bool) -> int:
     if fused and axis < -1:
         raise expected("from_tf", "axis", axis, "-1 or an axis counted from the front, from 0")
     return axis
-
-
-def _refused(axis: int) -> dict[Refusal, str]:
-    """Logits `[C]` have the axes 0 and -1 alone; the operators read 1 as 0 there."""
-    if axis in (0, -1):
-        return {}
-    return {"unbatched logits": f"axis is {axis}, which logits [C] have not"}
 
 
 def _ignored(value: Any) -> int:

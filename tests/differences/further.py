@@ -46,6 +46,32 @@ FURTHER: Mapping[str, tuple[Statement, ...]] = {
             ("test_keras_rounds_large_labels", "test_large_labels_stay_integers"),
         ),
         Statement(
+            "**PyTorch** divides a mean by the labels' class weights where they cancel, too: it is "
+            "infinite. Ours is nan.",
+            ("test_torch_divides_by_weights_that_cancel", "test_weights_that_cancel_give_nan"),
+        ),
+        Statement(
+            "**TensorFlow** and Keras give a mean of 0 where the weights add up to 0, even if a "
+            "loss is nan or infinite. Ours is nan there.",
+            ("test_tensorflow_divides_no_nan", "test_a_mean_without_weight_keeps_nan"),
+        ),
+        Statement(
+            "**Keras** gives nan for probabilities (`from_logits=False`) whose sum is nan, "
+            "infinite or 0, under labels of 0 too, as nan times 0. In ours a class of label 0 "
+            "contributes nothing.",
+            ("test_keras_multiplies_nan_by_0", "test_labels_of_0_switch_nan_off"),
+        ),
+        Statement(
+            "**Infinite class weights** make a loss infinite in PyTorch and Paddle, and in the "
+            "function body. With the library it can be nan.",
+            ("test_infinite_weights_are_infinite_or_nan",),
+        ),
+        Statement(
+            "**No classes**: PyTorch and Paddle give nan for logits `[N, 0]` and probabilities. "
+            "Ours are refused.",
+            ("test_torch_gives_nan_without_classes", "test_no_classes_are_refused"),
+        ),
+        Statement(
             "**Gradients** are by the logits and by label probabilities. Those by class weights "
             "and sample weights are not exported.",
             ("test_gradients_are_of_logits_and_labels",),
@@ -59,6 +85,11 @@ FURTHER: Mapping[str, tuple[Statement, ...]] = {
         Statement(
             "TensorFlow's samples are given as `sampled_values`, as in TensorFlow.",
             ("test_loss_and_gradient_equal_tensorflow",),
+        ),
+        Statement(
+            "Of a sample that repeats and hits a true class, TensorFlow removes the last copy. "
+            "Ours removes all.",
+            ("test_tensorflow_removes_one_copy", "test_all_copies_of_a_hit_are_removed"),
         ),
         Statement(
             "The function body draws from the same distribution, but other samples than the "

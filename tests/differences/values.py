@@ -144,7 +144,7 @@ EXTREMES = (
                 **_MASKED,
             ),
         ),
-        "In ours a weight of 0 takes an infinite loss away. A row of nan stays nan in all.",
+        "In ours a weight of 0 takes an infinite loss away, but not one of nan.",
     ),
     Row(
         "probabilities twice as large, sum: gradient",

@@ -68,3 +68,30 @@ def test_keras_rounds_large_labels() -> None:
     logits[0, label] = 25
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     assert loss(np.array([label]), logits) > 20
+
+
+def test_tensorflow_divides_no_nan() -> None:
+    labels, logits = tf.constant([[1.0, 0.0]]), tf.constant([[np.nan, 1.0]])
+    assert tf.compat.v1.losses.softmax_cross_entropy(labels, logits, weights=[0.0]) == 0
+    loss = keras.losses.CategoricalCrossentropy(
+        from_logits=True, reduction="mean_with_sample_weight"
+    )
+    assert loss(labels, logits, sample_weight=np.zeros(1)) == 0
+
+
+def test_keras_multiplies_nan_by_0() -> None:
+    assert np.isnan(keras.losses.CategoricalCrossentropy()(np.zeros((1, 3)), np.zeros((1, 3))))
+
+
+def test_tensorflow_removes_one_copy() -> None:
+    ones = np.ones(3, np.float32)
+    loss = tf.nn.sampled_softmax_loss(
+        weights=tf.eye(4),
+        biases=tf.zeros(4),
+        labels=tf.constant([[1]]),
+        inputs=tf.zeros((1, 4)),
+        num_sampled=3,
+        num_classes=4,
+        sampled_values=(tf.constant([1, 2, 1]), tf.ones((1, 1)), ones),
+    )
+    np.testing.assert_allclose(loss, [np.log(3)], rtol=1e-6)

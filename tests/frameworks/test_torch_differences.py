@@ -34,3 +34,13 @@ def _value(answer: Answer) -> Value:
         return type(error).__name__
     (gradient,) = torch.autograd.grad(loss, source, torch.ones_like(loss))
     return of_outputs(answer, loss.detach().numpy(), gradient.numpy())
+
+
+def test_torch_gives_nan_without_classes() -> None:
+    assert torch.nn.functional.cross_entropy(torch.zeros(2, 0), torch.zeros(2, 0)).isnan()
+
+
+def test_torch_divides_by_weights_that_cancel() -> None:
+    logits = torch.tensor([[1, 2, 3], [0.5, -1, 0.25]])
+    weight, target = torch.tensor([1.0, 2.0, -1.0]), torch.tensor([2, 0])
+    assert torch.nn.functional.cross_entropy(logits, target, weight).isinf()

@@ -26,10 +26,10 @@ from .from_paddle import from_paddle
 from .from_tf import from_tf
 from .from_torch import from_torch
 from .library import library_path
-from .node_trials import nodes_of
 from .onnxscript_defs import CATALOGUE, DOMAIN
 from .training import training_step
 from .view import view
+from .writer import nodes_of
 
 REFUSED = 1
 """The exit code for a command that was refused or failed."""

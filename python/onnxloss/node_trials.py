@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from .dtypes import FLOAT_DTYPES, name_of, stash_dtype
 from .errors import LossError
 from .onnxscript_defs import CATALOGUE, DOMAIN, LossSpec, OpSpec, Port
 from .trial import SIZE, typed_values
-from .writer import subgraphs
+from .writer import nodes_of
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,6 @@ def unknown_of(model: onnx.ModelProto) -> list[str]:
     known = {op.name for spec in CATALOGUE for op in spec.ops}
     found = {node.op_type for node in nodes_of(model.graph) if node.domain == DOMAIN}
     return sorted(found - known)
-
-
-def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node of a graph and of the graphs inside it."""
-    for node in graph.node:
-        yield node
-        for inner in subgraphs(node):
-            yield from nodes_of(inner)
 
 
 def trial_of(

@@ -27,6 +27,7 @@ from .opset import check_version
 from .quiet import quiet
 from .schema import schema_of
 from .torch_training import forward_model, load_state, training_step
+from .writer import nodes_of, subgraphs
 
 __all__ = ["export", "forward_model", "load_state", "training_step"]
 
@@ -88,15 +89,13 @@ def export(
     if written != opset_version:
         allowed = f"one that PyTorch can write: it wrote {written}"
         raise expected("torch.export", "opset_version", opset_version, allowed)
-    if all(node.domain != DOMAIN for node in model.graph.node):
+    if all(node.domain != DOMAIN for node in nodes_of(model.graph)):
         warnings.warn(
             "torch.export: the module calls no cross_entropy, and the model has no loss of "
             "onnxloss; onnxloss.fuse finds losses that are written out.",
             stacklevel=2,
         )
-    nodes = [made for node in model.graph.node for made in _with_function(model, node)]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    _give_functions(model, model.graph)
     onnx.checker.check_model(model)
     if f is not None:
         onnx.save(model, f)
@@ -119,6 +118,20 @@ def _exported(
             if isinstance(root, LossError):
                 raise root from error
             raise
+
+
+def _give_functions(model: onnx.ModelProto, graph: onnx.GraphProto) -> None:
+    """Gives the losses of a graph and of the graphs inside it their functions.
+
+    PyTorch inlines its own functions, also where a module asks for them: there are no others.
+    """
+    nodes = []
+    for node in graph.node:
+        for inner in subgraphs(node):
+            _give_functions(model, inner)
+        nodes += _with_function(model, node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _with_function(model: onnx.ModelProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,14 @@ def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
             graphs.append(attribute.g)
         graphs.extend(attribute.graphs)
     return graphs
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node of a graph and of the graphs inside it."""
+    for node in graph.node:
+        yield node
+        for inner in subgraphs(node):
+            yield from nodes_of(inner)
 
 
 def value_names(graph: onnx.GraphProto) -> set[str]:

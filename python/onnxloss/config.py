@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -209,12 +209,13 @@ def _constant(op: str, weights: Any) -> np.ndarray:
 
 def _weights(op: str, weights: Any) -> np.ndarray | tuple[float, ...]:
     if not isinstance(weights, np.ndarray):
+        error = expected(op, "class_weights", weights, "an array or numbers, one per class")
+        if isinstance(weights, str | bytes | bytearray | Mapping | Set):
+            raise error
         try:
             return tuple(float(weight) for weight in weights)
         except (TypeError, ValueError):
-            raise expected(
-                op, "class_weights", weights, "an array or numbers, one per class"
-            ) from None
+            raise error from None
     if weights.dtype not in FLOAT_DTYPES.values():
         allowed = " or ".join(FLOAT_DTYPES)
         raise expected(op, "dtype of class_weights", weights.dtype.name, allowed)

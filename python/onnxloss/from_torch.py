@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .apis import beyond, completed, integer, path_of, settings_of, smoothing_factor
-from .config import LossConfig
+from .config import NO_IGNORED_LABEL, LossConfig, Refusal
 from .errors import LossError, expected
 
 _FUNCTION = "torch.nn.functional.cross_entropy"
@@ -70,30 +72,54 @@ def from_torch(
         "label_smoothing": smoothing_factor("from_torch", "PyTorch", values["label_smoothing"]),
     }
     ignore_index = integer("from_torch", "ignore_index", values["ignore_index"])
+    weight = tensor_to_array(values["weight"])
+    refused: dict[Refusal, str] = {}
     if target == "indices":
+        if ignore_index == NO_IGNORED_LABEL:
+            allowed = "a greater integer: the operators take it for no ignored label"
+            raise expected("from_torch", "ignore_index", ignore_index, allowed)
         attributes["ignore_index"] = ignore_index
+        weighted_and_smoothed = weight is not None and np.any(attributes["label_smoothing"])
+        refused = _refused(weighted_and_smoothed)
     elif ignore_index >= 0:
         raise LossError(
             f"from_torch: ignore_index is {ignore_index}; expected none with probabilities, which "
             "PyTorch cannot ignore: give those positions a row of zeros instead."
         )
+    elif isinstance(weight, np.ndarray) and weight.dtype.kind in "biu":
+        # PyTorch promotes them to the dtype of the others, as it does numbers.
+        weight = weight.tolist()
     config = LossConfig(
         "SoftmaxCrossEntropyLoss" if target == "indices" else "SoftLabelCrossEntropyLoss",
         attributes,
-        class_weights=tensor_to_array(values["weight"]),
+        class_weights=weight,
         promote="all" if target == "probabilities" else "nothing",
         source=api,
+        refused=refused,
     )
     return beyond(config, z_loss, logit_softcap)
+
+
+def _refused(weighted_and_smoothed: bool) -> dict[Refusal, str]:
+    """The indices that PyTorch does not take, with the reasons."""
+    cast = "cast the labels to int64"
+    refused: dict[Refusal, str] = {
+        "int32 labels": f"PyTorch takes int64 and uint8 alone; {cast}",
+        "uint8 labels of many axes": f"PyTorch takes uint8 labels for logits (N, C) alone; {cast}",
+    }
+    if weighted_and_smoothed:
+        refused["uint8 labels"] = f"PyTorch takes none with weight and label_smoothing; {cast}"
+    return refused
 
 
 def _reduction(values: dict[str, Any]) -> Any:
     """`size_average` and `reduce`, deprecated in PyTorch, override `reduction`."""
     size_average, reduce = values["size_average"], values["reduce"]
     if size_average is not None or reduce is not None:
-        if reduce is False:
+        # PyTorch tests their truth: 0 is False.
+        if reduce is not None and not reduce:
             return "none"
-        return "sum" if size_average is False else "mean"
+        return "sum" if size_average is not None and not size_average else "mean"
     return "mean" if values["reduction"] == "elementwise_mean" else values["reduction"]
 
 

@@ -33,6 +33,7 @@ __all__ = ["export", "forward_model", "load_state", "training_step"]
 
 _API = "torch.nn.functional.cross_entropy"
 _REDUCTIONS = ("none", "mean", "sum")
+_INTEGERS = ("int", "uint", "bool")
 
 
 def export(
@@ -160,11 +161,12 @@ def _cross_entropy_loss(
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
     )
-    if weight is not None and probabilities:
-        dtype = promoted(dtype, name_of(int(weight.dtype)))
-    elif weight is not None and name_of(int(weight.dtype)) != dtype:
+    if weight is not None:
         given = name_of(int(weight.dtype))
-        raise expected(config.op, "dtype of weight", given, f"{dtype}, that of the logits")
+        if probabilities and given in FLOAT_DTYPES:
+            dtype = promoted(dtype, given)
+        elif given != dtype and not (probabilities and given.startswith(_INTEGERS)):
+            raise expected(config.op, "dtype of weight", given, f"{dtype}, that of the logits")
     at = layout(config, _shape(self), _shape(target), dtype=dtype, label_dtype=label_dtype)
     stash = stash_dtype(at.compute)
     logits = _cast(self, at.compute)

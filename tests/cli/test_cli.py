@@ -25,7 +25,7 @@ def names(values: object) -> list[str]:
 
 def test_export_writes_what_the_api_makes(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--label-smoothing", "0.1", "--weight", "1,2,0.5", "--ignore-index", "-1"]
-    assert export(*options, "--reduction", "sum", "--label-dtype", "int32", "--gradient") == 0
+    assert export(*options, "--reduction", "sum", "--gradient") == 0
     config = onnxloss.from_torch(
         "torch.nn.CrossEntropyLoss",
         label_smoothing=0.1,
@@ -33,16 +33,18 @@ def test_export_writes_what_the_api_makes(capsys: pytest.CaptureFixture[str]) ->
         ignore_index=-1,
         reduction="sum",
     )
-    expected = onnxloss.export(config, logits=("N", 3), label_dtype="int32", gradient=True)
+    expected = onnxloss.export(config, logits=("N", 3), gradient=True)
     assert onnx.load("loss.onnx") == expected
     assert capsys.readouterr().out == "loss.onnx: logits, labels, dloss -> loss, dlogits\n"
 
 
 def test_export_takes_every_other_option() -> None:
-    assert export("--target", "probabilities", "--dtype", "float64", "--inline") == 0
+    options = ["--target", "probabilities", "--dtype", "float64", "--label-dtype", "float32"]
+    assert export(*options, "--inline") == 0
     model = onnx.load("loss.onnx")
     assert {entry.domain for entry in model.opset_import} == {""}
-    assert model.graph.input[1].type.tensor_type.elem_type == TensorProto.DOUBLE
+    types = [value.type.tensor_type.elem_type for value in model.graph.input]
+    assert types == [TensorProto.DOUBLE, TensorProto.FLOAT]
 
     assert export("--set", "size_average=False", "--labels", "8", output="sum.onnx") == 0
     model = onnx.load("sum.onnx")

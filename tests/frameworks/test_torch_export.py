@@ -11,6 +11,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from torch._higher_order_ops.while_loop import while_loop  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
 import onnxloss  # noqa: E402
 from onnxloss import torch as onnxloss_torch  # noqa: E402
 from onnxloss.from_torch import tensor_to_array  # noqa: E402
@@ -23,6 +26,8 @@ _CONFIGURATIONS = {
     "probabilities": ((5, 4), "probabilities", {}),
     "probabilities_weighted": ((5, 4), "probabilities", {"weight": "random", "reduction": "none"}),
     "probabilities_float64_weight": ((5, 4), "probabilities", {"weight": "float64"}),
+    "probabilities_int64_weight": ((5, 4), "probabilities", {"weight": "int64"}),
+    "probabilities_bool_weight": ((5, 4), "probabilities", {"weight": "bool"}),
     "unbatched": ((4,), "indices", {}),
     "empty": ((0, 4), "indices", {"reduction": "sum"}),
     "kdim": ((2, 3, 4), "indices", {"reduction": "none", "label_smoothing": 0.3}),
@@ -58,6 +63,45 @@ class _Classifier(torch.nn.Module):
         return self.loss(logits, labels) + smooth
 
 
+class _Branch(torch.nn.Module):
+    """A loss in one branch alone."""
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return torch.cond(
+            logits.sum() > 0,
+            lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=0.1),
+            lambda logits, labels: logits.sum() * 0.0,
+            (logits, labels),
+        )
+
+
+class _Branches(_Branch):
+    """Losses of other settings in a branch of a branch and outside, where some have weights."""
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        weight = torch.tensor([1.0, 2.0, 3.0])
+        inner = super().forward
+        chosen = torch.cond(
+            logits.sum() > -3,
+            lambda logits, labels: inner(logits, labels) + F.cross_entropy(logits, labels, weight),
+            lambda logits, labels: F.cross_entropy(logits, labels, weight, ignore_index=1),
+            (logits, labels),
+        )
+        return chosen + F.cross_entropy(logits, labels)
+
+
+class _Loop(torch.nn.Module):
+    """A loss in the body of a loop, and another one after it."""
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        def body(turn: torch.Tensor, total: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return turn + 1, total + F.cross_entropy(logits * total, labels, label_smoothing=0.1)
+
+        start = (torch.tensor(0), torch.tensor(1.0))
+        _, total = while_loop(lambda turn, total: turn < 3, body, start)
+        return total + F.cross_entropy(logits, labels)
+
+
 def _export(module: torch.nn.Module, args: tuple, **options: Any) -> onnx.ModelProto:
     return onnxloss_torch.export(module.eval(), args, verbose=False, **options)
 
@@ -74,8 +118,8 @@ def test_loss_equals_torch(name: str, library: bool) -> None:
     if kind == "probabilities":
         labels = torch.rand(shape)
     if "weight" in settings:
-        wide = torch.float64 if settings["weight"] == "float64" else dtype
-        settings = {**settings, "weight": torch.rand(shape[axis]).to(wide)}
+        kind = dtype if settings["weight"] == "random" else getattr(torch, settings["weight"])
+        settings = {**settings, "weight": (3 * torch.rand(shape[axis])).to(kind)}
     module = _Loss(settings)
 
     model = _export(module, (logits, labels))
@@ -103,6 +147,23 @@ def test_two_losses_in_one_module_with_a_dynamic_batch(library: bool) -> None:
     np.testing.assert_allclose(loss, module(x, labels).detach().numpy(), rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("error:torch.export")
+@pytest.mark.parametrize(
+    "module", [_Branch(), _Branches(), _Loop()], ids=lambda module: type(module).__name__
+)
+def test_losses_in_branches_and_loops(module: torch.nn.Module) -> None:
+    labels = torch.tensor([2, 0, 1, 1])
+    model = _export(module, (torch.ones(4, 3), labels))
+    torch.manual_seed(0)
+    for shift in (1.0, -0.1, -1.0):
+        logits = torch.randn(4, 3)
+        logits += shift - logits.mean()
+        feeds = {"logits": logits.numpy(), "labels": labels.numpy()}
+        for library in (False, True):
+            (loss,) = run_model(model, feeds, library=library).values()
+            np.testing.assert_allclose(loss, module(logits, labels), rtol=1e-5, err_msg=str(shift))
+
+
 def test_a_node_says_what_it_computes() -> None:
     args = (torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0]))
     model = _export(_Loss({"label_smoothing": 0.1}), args)
@@ -121,9 +182,17 @@ def test_what_cannot_be_honoured_is_refused() -> None:
         _export(_Loss({}), args, dynamo=False)
     with pytest.raises(onnxloss.LossError, match="opset_version is 40; expected one that PyTorch"):
         _export(_Classifier(), (torch.randn(5, 8), args[1]), opset_version=40)
+    with pytest.raises(onnxloss.LossError, match=f"ignore_index is {-(2**63)}; expected a greater"):
+        _export(_Loss({"ignore_index": -(2**63)}), args)
     weights = torch.ones(4, dtype=torch.float64)
     with pytest.raises(onnxloss.LossError, match='dtype of weight is "float64"; expected float32'):
         _export(_Loss({"weight": weights}), args)
+
+
+def test_int32_labels_are_refused_as_by_torch() -> None:
+    labels = torch.tensor([0, 1, 2, 3, 0], dtype=torch.int32)
+    with pytest.raises(onnxloss.LossError, match=r'label_dtype is "int32"; .*PyTorch takes int64'):
+        _export(_Loss({}), (torch.randn(5, 4), labels))
 
 
 @pytest.mark.filterwarnings("default:torch.export")

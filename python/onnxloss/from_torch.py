@@ -79,8 +79,8 @@ def from_torch(
             allowed = "a greater integer: the operators take it for no ignored label"
             raise expected("from_torch", "ignore_index", ignore_index, allowed)
         attributes["ignore_index"] = ignore_index
-        weighted_and_smoothed = weight is not None and np.any(attributes["label_smoothing"])
-        refused = _refused(weighted_and_smoothed)
+        smoothed = bool(np.any(attributes["label_smoothing"]))
+        refused = _refused(weighted_and_smoothed=weight is not None and smoothed)
     elif ignore_index >= 0:
         raise LossError(
             f"from_torch: ignore_index is {ignore_index}; expected none with probabilities, which "
@@ -100,7 +100,7 @@ def from_torch(
     return beyond(config, z_loss, logit_softcap)
 
 
-def _refused(weighted_and_smoothed: bool) -> dict[Refusal, str]:
+def _refused(*, weighted_and_smoothed: bool) -> dict[Refusal, str]:
     """The indices that PyTorch does not take, with the reasons."""
     cast = "cast the labels to int64"
     refused: dict[Refusal, str] = {

@@ -14,8 +14,7 @@ import onnx
 import tensorflow as tf
 import tf2onnx
 
-from .config import LossConfig
-from .dtypes import name_of
+from .config import NO_IGNORED_LABEL, LossConfig
 from .errors import LossError, check_type, expected
 from .export import append_to
 from .from_tf import from_tf
@@ -44,8 +43,10 @@ def export(
     the numbers that TensorFlow has where tf2onnx's own differ (sparse losses of logits that lie
     100 apart) and with a gradient, which tf2onnx cannot convert.
 
-    A Keras loss of a Keras model that ends in a softmax stands behind the softmax's input, whatever
-    `from_logits` is: Keras computes it so, without clipping. `dlogits` is the gradient by that.
+    A Keras loss of a Keras model that ends in a softmax or sigmoid stands behind its input,
+    whatever `from_logits` is: Keras computes it so, without clipping. `dlogits` is the gradient by
+    that. With `ignore_class`, or in another dtype than the model's, Keras computes on the output,
+    as `from_logits` says.
 
     Args:
         model: A `keras.Model`, or a function of tensors, which may be a `tf.function`.
@@ -78,66 +79,66 @@ def export(
         config = loss
     else:
         config = from_tf(loss, **settings)
-    forward = _converted(model, input_signature)
-    count = len(forward.graph.output)
+    forward, scored = _converted(model, input_signature, output, config)
+    count = len(forward.graph.output) - scored
     if not isinstance(output, int) or not 0 <= output < count:
         raise expected("tf.export", "output", output, f"a number in [0, {count}), one of them")
-    name = forward.graph.output[output].name
-    scores = _scores(forward, output, config) if isinstance(model, keras.Model) else None
-    if scores is not None:
-        # An output for a while: what the loss stands behind must be one.
-        forward.graph.output.append(
-            onnx.ValueInfoProto(name=scores, type=forward.graph.output[output].type)
-        )
+    if scored:
+        if config.probabilities == "no":
+            warnings.warn(
+                "tf.export: the model ends in a softmax or sigmoid, but from_logits is True; Keras "
+                "takes its input for the logits, and so do we.",
+                stacklevel=2,
+            )
+        # The same shape, but with other names of its free sizes.
+        forward.graph.output[count].type.CopyFrom(forward.graph.output[output].type)
         attributes = {**config.attributes, "from_logits": 1}
         config = dataclasses.replace(config, probabilities="no", attributes=attributes)
     result = append_to(
         forward,
         config,
-        logits=scores or name,
+        logits=forward.graph.output[count if scored else output].name,
         labels=labels,
         label_dtype=label_dtype,
         sample_weights=sample_weights,
         gradient=gradient,
         inline=inline,
     )
-    if scores is not None:
-        kept = [value for value in result.graph.output if value.name != scores]
-        del result.graph.output[:]
-        result.graph.output.extend(kept)
+    if scored:
+        del result.graph.output[count]
     if f is not None:
         onnx.save(result, f)
     return result
 
 
-def _scores(model: onnx.ModelProto, output: int, config: LossConfig) -> str | None:
-    """What a Keras loss computes on in the place of an output: the input of its softmax.
+def _scores(outputs: Any, output: int, config: LossConfig) -> tf.Tensor | None:
+    """What a Keras loss computes on in the place of an output: the input of its activation.
 
-    Keras's tensors remember it until they are cast to another dtype.
+    Where Keras looks, before ONNX's nodes stand for several of TensorFlow's: Keras's softmax and
+    sigmoid leave it on their tensor, and a tensor that a softmax gave in a graph has it too. Any
+    other tensor made of theirs, by a cast or for ignored classes, has it no more.
     """
-    value = model.graph.output[output]
-    dtype = name_of(value.type.tensor_type.elem_type)
-    if not config.source.startswith("keras.") or config.compute_dtype not in (None, dtype):
+    ignores = config.attributes.get("ignore_index", NO_IGNORED_LABEL) != NO_IGNORED_LABEL
+    if not config.source.startswith("keras.") or ignores:
         return None
-    makers = {name: node for node in model.graph.node for name in node.output}
-    name = value.name
-    while name in makers and makers[name].op_type == "Identity":
-        name = makers[name].input[0]
-    if name not in makers or makers[name].op_type != "Softmax":
-        return None
-    if config.probabilities == "no":
-        warnings.warn(
-            "tf.export: the model ends in a softmax, but from_logits is True; Keras takes the "
-            "softmax's input for the logits, and so do we.",
-            stacklevel=3,
-        )
-    return str(makers[name].input[0])
+    flat = [value for value in tf.nest.flatten(outputs) if value is not None]
+    for value in (value for number, value in enumerate(flat) if number == output):
+        if config.compute_dtype not in (None, value.dtype.name):
+            return None
+        if hasattr(value, "_keras_logits"):
+            return value._keras_logits
+        if value.op.type == "Softmax":
+            return value.op.inputs[0]
+    return None
 
 
 def _converted(
-    model: Callable[..., Any], input_signature: Sequence[tf.TensorSpec] | None
-) -> onnx.ModelProto:
-    """The forward model as ONNX.
+    model: Callable[..., Any],
+    input_signature: Sequence[tf.TensorSpec] | None,
+    output: int,
+    config: LossConfig,
+) -> tuple[onnx.ModelProto, bool]:
+    """The forward model as ONNX, and whether its last output is what `_scores` found.
 
     Keras models go through a function: `tf2onnx.convert.from_keras` looks for the output names of
     Keras 2.
@@ -155,12 +156,20 @@ def _converted(
         ]
     allowed = "a list of tf.TensorSpec"
     check_type("tf.export", "input_signature", input_signature, list | tuple, allowed)
-    forward = model
+    forward, found = model, []
     if isinstance(model, keras.Model):
         several = len(input_signature) > 1
 
         def called(*given: tf.Tensor) -> Any:
-            return model(list(given) if several else given[0], training=False)
+            outputs = model(list(given) if several else given[0], training=False)
+            scores = _scores(outputs, output, config)
+            if scores is None:
+                return outputs
+            found.append(scores)
+            if isinstance(outputs, dict):
+                # tf2onnx takes the names from a dict, sorted: this one is the last.
+                return {**outputs, f"{max(outputs)}.scores": scores}
+            return outputs, scores
 
         forward = called
     if not hasattr(forward, "get_concrete_function"):
@@ -180,4 +189,4 @@ def _converted(
             f"{len(input_signature)}: make a tensor that the function reads from outside a "
             "tf.Variable, or an array."
         )
-    return converted
+    return converted, bool(found)

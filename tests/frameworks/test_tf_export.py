@@ -152,6 +152,66 @@ def test_a_softmax_at_a_model_s_end_is_not_clipped() -> None:
     np.testing.assert_allclose(outputs["loss"], value, rtol=1e-5)
 
 
+L = keras.layers
+ENDS: dict[str, tuple[tuple[int, ...], list[Any]]] = {
+    "softmax": ((5,), [L.Dense(3, activation="softmax")]),
+    "sigmoid": ((5,), [L.Dense(3, activation="sigmoid")]),
+    # tf2onnx moves its transposition behind the softmax, ...
+    "Conv2D": ((2, 3, 5), [L.Conv2D(3, 1, activation="softmax")]),
+    "Conv1D": ((4, 5), [L.Conv1D(3, 1), L.Softmax()]),
+    "Permute": ((3, 4), [L.Permute((2, 1)), L.Softmax()]),
+    # ... and drops what makes another tensor of the softmax's.
+    "identity": ((5,), [L.Dense(3, activation="softmax"), L.Lambda(lambda p: tf.identity(p))]),
+    "product": ((5,), [L.Dense(3, activation="softmax"), L.Lambda(lambda p: p * 1.0)]),
+    "Reshape": ((5,), [L.Dense(3, activation="softmax"), L.Reshape((3,))]),
+    "TensorFlow's softmax": ((5,), [L.Dense(3), L.Lambda(lambda x: tf.nn.softmax(x))]),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("from_logits", (False, True))
+@pytest.mark.parametrize("ignored", (None, 1))
+def test_a_loss_stands_where_keras_computes_it(
+    end: str, from_logits: bool, ignored: int | None
+) -> None:
+    """As in a graph, where Keras trains; logits lie so far apart that it shows."""
+    shape, layers = ENDS[end]
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([L.Input(shape), *layers])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits, ignore_class=ignored)
+    rng = np.random.default_rng(4)
+    given = 60 * rng.standard_normal((4, *shape)).astype(np.float32)
+    labels = np.resize([0, 1, 2], model(given).shape[:-1])
+    exported = onnxloss.tf.export(model, loss)
+    outputs = run_model(exported, {exported.graph.input[0].name: given, "labels": labels})
+    value = tf.function(lambda rows: loss(labels, model(rows)), autograph=False)(given)
+    np.testing.assert_allclose(outputs["loss"], value, rtol=1e-5)
+    first = exported.graph.output[0].name
+    assert [output.name for output in exported.graph.output] == [first, "loss"]
+    np.testing.assert_allclose(outputs[first], model(given), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("output", (0, 1))
+@pytest.mark.parametrize("named", (False, True))
+def test_a_model_that_gives_its_logits_too_keeps_them(named: bool, output: int) -> None:
+    keras.utils.set_random_seed(1)
+    rows = keras.Input((4,), name="rows")
+    logits = L.Dense(3)(rows)
+    given = [L.Softmax()(logits), logits]
+    model = keras.Model(rows, dict(zip(("p", "x"), given, strict=True)) if named else given)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=output == 1)
+    exported = onnxloss.tf.export(model, loss, output=output)
+    labels = np.eye(3, dtype=np.float32)[INDEX]
+    outputs = run_model(exported, {"rows": 60 * ROWS, "labels": labels})
+    theirs = tf.nest.flatten(model(60 * ROWS))
+    names = ["p", "x"] if named else ["Identity:0", "Identity_1:0"]
+    assert list(outputs) == [*names, "loss"]
+    for name, value in zip(names, theirs, strict=True):
+        np.testing.assert_allclose(outputs[name], value, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(outputs["loss"], loss(labels, theirs[output]), rtol=1e-5)
+
+
 def test_logits_200_apart() -> None:
     """tf2onnx takes exp and log of them: inf."""
     exported = onnxloss.tf.export(

@@ -12,8 +12,9 @@ import pytest
 from onnx import TensorProto, helper
 
 import onnxloss
+from onnxloss.dtypes import FLOAT_DTYPES
 from onnxloss.from_tf import SETTINGS
-from tests.runtime import run_model
+from tests.runtime import RUNTIME_ERRORS, WAYS, run_model
 
 V1 = "tf.compat.v1.losses.softmax_cross_entropy"
 DENSE = "tf.nn.softmax_cross_entropy_with_logits"
@@ -206,6 +207,34 @@ def test_labels_of_any_dtype() -> None:
         for dtype in (np.int32, np.int64, np.float64, np.float16):
             loss = loss_of(onnxloss.from_tf(api, **settings), LOGITS, ONE_HOT.astype(dtype))
             np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ("float16", "bfloat16", "float32", "float64"))
+@pytest.mark.parametrize("way", WAYS)
+def test_an_ignored_class_is_compared_before_a_label_loses_its_fraction(
+    dtype: str, way: str
+) -> None:
+    config = onnxloss.from_tf(SCC, from_logits=True, ignore_class=1, reduction="none")
+    given = np.array([1.75, 1, 0, 2.5, -0.5]).astype(FLOAT_DTYPES[dtype])
+    model = onnxloss.export(
+        config, logits=(5, 3), label_dtype=dtype, gradient=True, inline=way == "inlined"
+    )
+    logits = LOGITS.reshape(-1, 3)[:5]
+    feeds = {"logits": logits, "labels": given, "dloss": np.ones(5, np.float32)}
+    outputs = run_model(model, feeds, library=way == "library")
+    expected = losses_of(logits, np.eye(3)[[1, 1, 0, 2, 0]])
+    expected[1] = 0
+    np.testing.assert_allclose(outputs["loss"], expected, rtol=1e-5)
+    assert list(np.abs(outputs["dlogits"]).sum(-1) == 0) == [False, True, False, False, False]
+
+
+@pytest.mark.parametrize("ignored", (-1, 255, 2**63 - 1))
+def test_a_float_label_that_only_becomes_what_is_ignored_is_refused(ignored: int) -> None:
+    config = onnxloss.from_tf(SCC, from_logits=True, ignore_class=ignored, reduction="none")
+    whole = np.array([ignored], np.float32)
+    assert loss_of(config, LOGITS[0, :1], whole) == 0
+    with pytest.raises(RUNTIME_ERRORS):
+        loss_of(config, LOGITS[0, :1], np.nextafter(whole, np.float32(-np.inf)))
 
 
 DTYPES = (

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 
 from .calls import Result, add_call, with_axis
-from .config import LossConfig
-from .dtypes import FLOAT_DTYPES, stash_dtype
+from .config import NO_IGNORED_LABEL, LossConfig
+from .dtypes import FLOAT_DTYPES, promoted, stash_dtype
 from .layout import Layout, Ports
 from .nodes import (
     Scores,
@@ -31,6 +31,9 @@ from .writer import Writer, value_info
 
 OF_LOGITS = {"log_prob": "LogSoftmax", "probabilities": "Softmax"}
 """The outputs that a standard operator computes from the logits."""
+
+_IGNORED_FLOAT = NO_IGNORED_LABEL + 1
+"""The `ignore_index` of floating labels, which no float becomes when it loses its fraction."""
 
 
 def add_loss(
@@ -63,6 +66,9 @@ def add_loss(
     others = map(ports.other, ("lse", "dlabels", *OF_LOGITS))
     write = Writer(model.graph, ports.prefix, (ports.loss, ports.dloss, ports.dlogits, *others))
     inputs = {"labels": _labels(write, config, at, ports.labels)}
+    if _ignores_floats(config, at):
+        attributes = {**config.attributes, "ignore_index": _IGNORED_FLOAT}
+        config = replace(config, attributes=attributes)
     inputs["logits"] = write.cast(ports.logits, at.dtype, at.compute)
     scores = None
     if config.probabilities != "no":
@@ -98,6 +104,12 @@ def _labels(write: Writer, config: LossConfig, at: Layout, name: str) -> str:
     if not config.takes_probabilities:
         wanted = at.label_dtype if at.label_dtype in ("int32", "int64") else "int64"
         labels = write.cast(name, at.label_dtype, wanted)
+        if _ignores_floats(config, at):
+            # Keras compares before the fraction is lost: 1.7 is class 1, also where 1 is ignored.
+            wide = promoted(at.label_dtype, "float32")
+            ignored = write.number(int(config.attributes["ignore_index"]), wide)
+            equal = write.node("Equal", [write.cast(name, at.label_dtype, wide), ignored])
+            labels = write.node("Where", [equal, write.number(_IGNORED_FLOAT, wanted), labels])
         return labels if at.labels == at.positions else write.squeezed(labels, at.axis)
     if config.dense_smoothing == 0:
         return write.cast(name, at.label_dtype, at.compute)
@@ -105,6 +117,12 @@ def _labels(write: Writer, config: LossConfig, at: Layout, name: str) -> str:
     labels = write.cast(name, at.label_dtype, stash)
     labels = smoothed(write, labels, config.dense_smoothing, stash)
     return write.cast(labels, stash, at.compute)
+
+
+def _ignores_floats(config: LossConfig, at: Layout) -> bool:
+    """Whether labels that are to be compared with `ignore_index` have fractions."""
+    ignored = config.attributes.get("ignore_index", NO_IGNORED_LABEL)
+    return at.label_dtype in FLOAT_DTYPES and ignored != NO_IGNORED_LABEL
 
 
 def _class_weights(config: LossConfig, at: Layout) -> np.ndarray:

@@ -35,6 +35,16 @@ REFUSED: tuple[tuple[str, Callable[[], Any], str], ...] = (
     ("axis as bool", lambda: onnxloss.from_tf(CC, axis=True), "axis is True"),
     ("sparse axis", lambda: onnxloss.from_tf(SCC, axis=-2), "axis is -2"),
     ("ignore_class", lambda: onnxloss.from_tf(SCC, ignore_class=1.5), "ignore_class is 1.5"),
+    (
+        "ignore_class of more bits",
+        lambda: onnxloss.from_tf(SCC, ignore_class=2**63),
+        "ignore_class is 9223372036854775808",
+    ),
+    (
+        "ignore_class that stands for none",
+        lambda: onnxloss.from_tf(SCC, ignore_class=-(2**63)),
+        "ignore_class is -9223372036854775808",
+    ),
     ("dtype", lambda: onnxloss.from_tf(CC, dtype="int8"), 'dtype is "int8"'),
     (
         "inner axis",

@@ -173,7 +173,10 @@ def _axis(value: Any, *, fused: bool) -> int:
 def _ignored(value: Any) -> int:
     if value is None:
         return NO_IGNORED_LABEL
-    return integer("from_tf", "ignore_class", value, "an integer or None")
+    ignored = integer("from_tf", "ignore_class", value, "an integer or None")
+    if not NO_IGNORED_LABEL < ignored < 2**63:
+        raise expected("from_tf", "ignore_class", value, "a number in (-2^63, 2^63), or None")
+    return ignored
 
 
 def _compute_dtype(value: Any) -> str:

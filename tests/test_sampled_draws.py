@@ -15,6 +15,7 @@ import pytest
 
 import onnxloss
 from onnxloss.functions import build_function
+from onnxloss.sampled import TF_SAMPLED
 from tests.runtime import make_session, run_model
 from tests.sampled import (
     SPEC,
@@ -44,6 +45,22 @@ def draw(
     logits = np.zeros((rows, classes), np.dtype(dtype))
     labels = np.arange(2 * rows).reshape(rows, 2) % classes
     return run_model(model, {"logits": logits, "labels": labels}, library=library)
+
+
+@both_ways
+@pytest.mark.parametrize(("seed", "fixed"), [(0, True), (5, True), (None, False)])
+def test_to_tensorflow_0_is_a_seed_like_any_other(
+    seed: int | None, fixed: bool, library: bool
+) -> None:
+    model = onnxloss.export(
+        onnxloss.from_tf(TF_SAMPLED, num_sampled=20, num_classes=1000, seed=seed),
+        logits=(1, 1000),
+        outputs=("loss", *DRAWN),
+    )
+    session = make_session(model, library=library)
+    feeds = {"logits": np.zeros((1, 1000), np.float32), "labels": np.array([[3]])}
+    first, second = (session.run(["drawn_samples"], feeds)[0] for _ in range(2))
+    assert np.array_equal(first, second) == fixed
 
 
 # As pinned in the tests of Paddle's operator.

@@ -174,6 +174,16 @@ BAD_SETTINGS: dict[str, tuple[Callable[[], Any], str]] = {
         "shape of sampled_expected_count is [4]; expected [3].",
     ),
     "classes": (lambda: tensorflow(num_classes=9.5), "num_classes is 9.5; expected an integer."),
+    "more samples than classes": (
+        lambda: tensorflow(num_sampled=10),
+        "num_sampled is 10; expected at most num_classes, 9.",
+    ),
+    "no sample in tf": (lambda: tensorflow(num_sampled=0), "num_sampled is 0; expected"),
+    "samples of more bits": (
+        lambda: tensorflow(num_sampled=2**63, num_classes=2**64),
+        "num_sampled is 9223372036854775808; expected",
+    ),
+    "seed": (lambda: tensorflow(seed="a"), 'seed is "a"; expected an integer or None.'),
     "name": (lambda: tensorflow(name=3), "name is 3; expected a string or None."),
     "other logits": (
         lambda: onnxloss.export(tensorflow(), logits=("N", 8)),
@@ -241,3 +251,8 @@ def test_paddles_samples_must_repeat_the_labels() -> None:
     message = message_of(lambda: run_model(model, feeds, library=True))
     assert "labels[1] is -1; expected [0, 9)." in message
     message_of(lambda: run_model(model, feeds, library=False))
+
+
+def test_as_many_samples_as_classes_and_more_given_ones_are_taken() -> None:
+    assert tensorflow(num_sampled=9).attributes["num_samples"] == 9
+    assert tensorflow(num_sampled=10, sampled_values="inputs").attributes["num_samples"] == 10

@@ -11,6 +11,7 @@ import numpy as np
 from .apis import completed, integer
 from .config import LossConfig
 from .errors import LossError, expected, expected_shape
+from .onnxscript_defs import find
 
 OP = "SampledSoftmaxCrossEntropyLoss"
 PADDLE_SAMPLED = "paddle.fluid.layers.sampled_softmax_with_cross_entropy"
@@ -109,16 +110,22 @@ def tf_sampled(settings: Mapping[str, Any]) -> LossConfig:
     if isinstance(given, str) and given != "inputs":
         raise expected("from_tf", "sampled_values", given, 'None, "inputs" or three arrays')
     num_classes = integer("from_tf", "num_classes", values["num_classes"])
+    count = integer("from_tf", "num_sampled", values["num_sampled"])
+    allowed = next(entry for entry in find(OP).attributes if entry.name == "num_samples")
+    if not allowed.accepts(count):
+        raise expected("from_tf", "num_sampled", count, allowed.allowed)
+    if given is None and count > num_classes:
+        raise expected("from_tf", "num_sampled", count, f"at most num_classes, {num_classes}")
     name = values["name"]
     if not isinstance(name, str | None):
         raise expected("from_tf", "name", name, "a string or None")
     return LossConfig(
         OP,
         {
-            "num_samples": values["num_sampled"],
+            "num_samples": count,
             "num_true": values["num_true"],
             "remove_accidental_hits": int(_flag("from_tf", "remove_accidental_hits", values)),
-            "seed": 0 if values["seed"] is None else values["seed"],
+            "seed": _tf_seed(values["seed"]),
         },
         samples="drawn" if given is None else "shared",
         sample_values=arrays,
@@ -126,6 +133,16 @@ def tf_sampled(settings: Mapping[str, Any]) -> LossConfig:
         name=name,
         source=api,
     )
+
+
+def _tf_seed(seed: Any) -> int:
+    """The operator's seed: 0, which to TensorFlow is one like any other, draws anew in each call.
+
+    Another one stands for it, as TensorFlow's samples are not ours anyway.
+    """
+    if seed is None:
+        return 0
+    return integer("from_tf", "seed", seed, "an integer or None") or 2**32 - 1
 
 
 def _completed(door: str, api: str, settings: Mapping[str, Any]) -> dict[str, Any]:

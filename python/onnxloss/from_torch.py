@@ -79,7 +79,7 @@ def from_torch(
             allowed = "a greater integer: the operators take it for no ignored label"
             raise expected("from_torch", "ignore_index", ignore_index, allowed)
         attributes["ignore_index"] = ignore_index
-        smoothed = bool(np.any(attributes["label_smoothing"]))
+        smoothed = bool(attributes["label_smoothing"])
         refused = _refused(weighted_and_smoothed=weight is not None and smoothed)
     elif ignore_index >= 0:
         raise LossError(

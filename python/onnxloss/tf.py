@@ -122,14 +122,12 @@ def _scores(outputs: Any, output: int, config: LossConfig) -> tf.Tensor | None:
     if not config.source.startswith("keras.") or ignores:
         return None
     flat = [value for value in tf.nest.flatten(outputs) if value is not None]
-    for value in (value for number, value in enumerate(flat) if number == output):
-        if config.compute_dtype not in (None, value.dtype.name):
-            return None
-        if hasattr(value, "_keras_logits"):
-            return value._keras_logits
-        if value.op.type == "Softmax":
-            return value.op.inputs[0]
-    return None
+    value = flat[output] if output in range(len(flat)) else None
+    if value is None or config.compute_dtype not in (None, value.dtype.name):
+        return None
+    if hasattr(value, "_keras_logits"):
+        return value._keras_logits
+    return value.op.inputs[0] if value.op.type == "Softmax" else None
 
 
 def _converted(

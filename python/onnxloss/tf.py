@@ -122,8 +122,10 @@ def _scores(outputs: Any, output: int, config: LossConfig) -> tf.Tensor | None:
     if not config.source.startswith("keras.") or ignores:
         return None
     flat = [value for value in tf.nest.flatten(outputs) if value is not None]
-    value = flat[output] if output in range(len(flat)) else None
-    if value is None or config.compute_dtype not in (None, value.dtype.name):
+    if not isinstance(output, int) or not 0 <= output < len(flat):
+        return None
+    value = flat[output]
+    if config.compute_dtype not in (None, value.dtype.name):
         return None
     if hasattr(value, "_keras_logits"):
         return value._keras_logits

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import onnx
@@ -54,6 +55,15 @@ def test_a_node_names_its_source_and_what_it_was_set_to() -> None:
         "From torch.nn.CrossEntropyLoss.\n"
         "label_smoothing = 0.1"
     )
+
+
+def test_an_export_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Though Paddle, where it is imported, has the root logger print all information."""
+    caplog.set_level(logging.INFO)
+    # A number that no function has been built for yet.
+    config = onnxloss.LossConfig("SoftmaxCrossEntropyLoss", {"z_loss": 0.123456})
+    onnxloss.export(config, logits=("N", 3))
+    assert not caplog.records
 
 
 def test_netron_is_told_of_every_operator() -> None:

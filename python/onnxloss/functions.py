@@ -19,6 +19,7 @@ from onnxscript.rewriter.rules.common import add_0_rule, mul_by_1_rule, sub_0_ru
 from .documentation import attribute_doc, function_doc
 from .onnxscript_defs import DOMAIN, LossSpec, OpSpec, find
 from .onnxscript_defs.spec import DLOGITS, LOSS
+from .quiet import quiet
 
 _UNNAMED = "tmp"
 """What onnxscript calls the parts of an expression, before a counter."""
@@ -44,7 +45,10 @@ def build_function(
     """
     values = tuple(attributes.items()) if attributes is not None else None
     function = onnx.FunctionProto()
-    function.ParseFromString(_built(spec.name, op.name, tuple(sorted(given)), opset, values))
+    # Paddle makes the root logger print what these log for information.
+    with quiet("onnx_ir", "onnxscript"):
+        built = _built(spec.name, op.name, tuple(sorted(given)), opset, values)
+    function.ParseFromString(built)
     return function
 
 

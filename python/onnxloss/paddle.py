@@ -18,7 +18,6 @@ from .from_paddle import from_paddle
 from .opset import OPSET, check_version
 from .paddle_conversion import convert
 from .paddle_training import forward_model, load_state, training_step
-from .quiet import quiet
 from .writer import value_info
 
 __all__ = ["export", "forward_model", "load_state", "training_step"]
@@ -82,17 +81,15 @@ def export(
         if labels in {value.name for value in model.graph.input}:
             raise expected("paddle.export", "name of label_spec", labels, "a name not taken")
         model.graph.input.append(value_info(labels, dtype, shape))
-    # Paddle makes the root logger print what these log for information.
-    with quiet("onnx_ir", "onnxscript"):
-        model = append_to(
-            model,
-            config,
-            logits=logits,
-            labels=labels,
-            label_dtype=dtype,
-            gradient=gradient,
-            inline=inline,
-        )
+    model = append_to(
+        model,
+        config,
+        logits=logits,
+        labels=labels,
+        label_dtype=dtype,
+        gradient=gradient,
+        inline=inline,
+    )
     if f is not None:
         onnx.save(model, f)
     return model

@@ -230,7 +230,7 @@ def test_refusals() -> None:
         onnxloss.tf.export(lambda rows: rows, loss)
     with pytest.raises(onnxloss.LossError, match=r"output is 1; expected a number in \[0, 1\)"):
         onnxloss.tf.export(classifier(), loss, output=1)
-    with pytest.raises(onnxloss.LossError, match=r'output is 0\.0; expected a number in'):
+    with pytest.raises(onnxloss.LossError, match=r"output is 0\.0; expected a number in"):
         onnxloss.tf.export(classifier(), loss, output=0.0)
     with pytest.raises(onnxloss.LossError, match='input_signature is "TensorSpec"; expected a l'):
         onnxloss.tf.export(classifier(), loss, tf.TensorSpec((None, 4), tf.float32))

@@ -146,6 +146,11 @@ class LossConfig:
         """Whether the labels are probabilities, of the logits' type."""
         return any(port.name == "labels" and port.type == "T" for port in self.spec.inputs)
 
+    @property
+    def ignores_a_label(self) -> bool:
+        """Whether the loss has an `ignore_index` that stands for a label."""
+        return self.attributes.get("ignore_index", NO_IGNORED_LABEL) != NO_IGNORED_LABEL
+
 
 def check_config(where: str, config: Any) -> None:
     """Refuses what is no configuration, as the name of a loss.

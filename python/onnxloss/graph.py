@@ -121,8 +121,7 @@ def _labels(write: Writer, config: LossConfig, at: Layout, name: str) -> str:
 
 def _ignores_floats(config: LossConfig, at: Layout) -> bool:
     """Whether labels that are to be compared with `ignore_index` have fractions."""
-    ignored = config.attributes.get("ignore_index", NO_IGNORED_LABEL)
-    return at.label_dtype in FLOAT_DTYPES and ignored != NO_IGNORED_LABEL
+    return at.label_dtype in FLOAT_DTYPES and config.ignores_a_label
 
 
 def _class_weights(config: LossConfig, at: Layout) -> np.ndarray:

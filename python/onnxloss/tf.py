@@ -14,7 +14,7 @@ import onnx
 import tensorflow as tf
 import tf2onnx
 
-from .config import NO_IGNORED_LABEL, LossConfig
+from .config import LossConfig
 from .errors import LossError, check_type, expected
 from .export import append_to
 from .from_tf import from_tf
@@ -118,8 +118,7 @@ def _scores(outputs: Any, output: int, config: LossConfig) -> tf.Tensor | None:
     sigmoid leave it on their tensor, and a tensor that a softmax gave in a graph has it too. Any
     other tensor made of theirs, by a cast or for ignored classes, has it no more.
     """
-    ignores = config.attributes.get("ignore_index", NO_IGNORED_LABEL) != NO_IGNORED_LABEL
-    if not config.source.startswith("keras.") or ignores:
+    if not config.source.startswith("keras.") or config.ignores_a_label:
         return None
     flat = [value for value in tf.nest.flatten(outputs) if value is not None]
     if not isinstance(output, int) or not 0 <= output < len(flat):

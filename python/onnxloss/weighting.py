@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .config import NO_IGNORED_LABEL, LossConfig
+from .config import LossConfig
 from .errors import expected, expected_shape
 from .layout import Shape
 
@@ -84,8 +84,7 @@ def _as_arrays(
                 raise expected_shape(config.op, "sample_weights", given, positions)
         if not _broadcasts(aligned, positions):
             raise expected_shape(config.op, "sample_weights", given, (), positions)
-        ignores = config.attributes.get("ignore_index", NO_IGNORED_LABEL) != NO_IGNORED_LABEL
-        by_sum = (reduction, mean_over, ignores) == ("mean", "weights", False)
+        by_sum = (reduction, mean_over) == ("mean", "weights") and not config.ignores_a_label
         weights = SampleWeights(given, aligned, by_sum and aligned != positions and not unreduced)
         if weights.by_sum:
             reduction = "sum"

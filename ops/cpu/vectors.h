@@ -97,6 +97,32 @@ struct ExpOf<Vector<double>> {
     return _mm512_maskz_scalef_pd(kAll & 0xff, K::Polynomial(K::Reduced(x, n)), n);
   }
 };
+#elif defined(__AVX2__)
+// exp(x) = 2^n 2^(j/8) exp(r): the powers fit a register, and |r| <= ln 2 / 16 leaves a short
+// polynomial. The low bits of a sum hold 8 n + j; shifted, they are n for the exponent and a share
+// of j, which the powers lack.
+template <>
+struct ExpOf<Vector<float>> {
+  static SCE_HD Vector<float> NonPositive(Vector<float> x) {
+    using K = ExpConstants<float>;
+    constexpr float kRound = 0x1.8p20f;
+    constexpr int kShift = K::kMantissa - 3;
+    const Vector<float> eighths = {0x1p24f,        0x1.172b84p24f, 0x1.306fep24f,  0x1.4bfdaep24f,
+                                   0x1.6a09e6p24f, 0x1.8ace54p24f, 0x1.ae89fap24f, 0x1.d5818ep24f};
+    const VectorBits<float> j = {0, 1, 2, 3, 4, 5, 6, 7};
+    const VectorBits<float> powers = BitCast<VectorBits<float>>(eighths) - (j << kShift);
+    x = _mm256_max_ps(_mm256_set1_ps(K::kLowest), x);
+    const Vector<float> shifted = x * K::kLog2E + kRound;
+    const Vector<float> r = K::Reduced(x, shifted - kRound);
+    const __m256i steps = BitCast<__m256i>(shifted);
+    const VectorBits<float> of_j =
+        BitCast<VectorBits<float>>(_mm256_permutevar8x32_epi32(BitCast<__m256i>(powers), steps));
+    const Vector<float> power =
+        BitCast<Vector<float>>(of_j + (BitCast<VectorBits<float>>(shifted) << kShift));
+    const Vector<float> slope = (0x1.555656p-3f * r + 0x1.000874p-1f) * r + 1.0f;
+    return (r * power * slope + power) * K::kScale;
+  }
+};
 #endif
 
 // exp(x - reference) of logits x of type T, capped or not.

@@ -10,6 +10,7 @@ numpy takes to copy the logits: it reads and writes each of them once.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--kernels", action="store_true", help="dtypes, options and instruction sets too"
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE")
+    parser.add_argument("--title", default="Benchmarks", help="that of the file")
     options = parser.parse_args(arguments)
     sections = [machine()]
     print(sections[0], flush=True)
@@ -70,28 +72,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sections.append(section)
             print(f"\n{section}", flush=True)
     if options.markdown:
-        command = f"python -m bench.bench_losses {' '.join(_without_file(sys.argv[1:]))}".strip()
-        text = _HEAD.format(command=command, doc=__doc__.partition("\n\n")[2])
+        command = f"python -m bench.bench_losses {shlex.join(sys.argv[1:])}"
+        doc = __doc__.partition("\n\n")[2]
+        text = _HEAD.format(title=options.title, command=command, doc=doc)
         options.markdown.write_text("\n\n".join([text, *sections]) + "\n")
 
 
 _HEAD = """\
-# Benchmarks
+# {title}
 
-Written by `make bench`, that is `{command}`.
+Written by `{command}`.
 
 {doc}
 The loss is softmax cross entropy with integer labels and the mean over all positions. "Function
 body" is the same file without the library registered. ONNX Runtime has no gradient of its own
 operator. GB/s counts the logits read once, and with the gradient written once."""
-
-
-def _without_file(arguments: Sequence[str]) -> list[str]:
-    kept = list(arguments)
-    if "--markdown" in kept:
-        at = kept.index("--markdown")
-        del kept[at : at + 2]
-    return kept
 
 
 def make_problem(shape: tuple[int, ...], dtype: str, threads: int) -> Problem:

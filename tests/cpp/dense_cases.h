@@ -95,6 +95,19 @@ inline void DrawWildLogits(Random* random, NaiveProblem* naive) {
   for (int64_t c = 0; c < naive->classes; ++c) naive->logits[naive->at(masked, c)] = -kInfinity;
 }
 
+// Classes that do not count, though their distance from the others is infinite.
+inline void MaskClasses(const Draw& draw, Random* random, NaiveProblem* naive) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  for (int64_t c = 1; c < naive->classes; ++c) {
+    if (!random->OneIn(8)) continue;
+    if (draw.class_weights) naive->class_weights[static_cast<size_t>(c)] = 0;
+    for (int64_t i = 0; i < naive->positions(); ++i) {
+      naive->logits[naive->at(i, c)] = -kInfinity;
+      if (!naive->probabilities.empty()) naive->probabilities[naive->at(i, c)] = 0;
+    }
+  }
+}
+
 inline NaiveProblem MakeNaive(const Draw& draw, const View& view, Random* random) {
   NaiveProblem naive;
   naive.outer = view.outer;
@@ -122,6 +135,7 @@ inline NaiveProblem MakeNaive(const Draw& draw, const View& view, Random* random
   if (!draw.sample_weights) std::fill(naive.sample_weights.begin(), naive.sample_weights.end(), 1);
   naive.dloss = Many(naive.positions(), random, 4, 32);
   if (!draw.dloss_per_position) std::fill(naive.dloss.begin(), naive.dloss.end(), 1.5);
+  if (naive.from_logits && random->OneIn(3)) MaskClasses(draw, random, &naive);
   return naive;
 }
 

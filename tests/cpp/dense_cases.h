@@ -22,7 +22,7 @@ constexpr View kViews[] = {
     {1, 1, 1},     {70, 1, 1},    {2, 1, 37},                   // one class
     {1, 2, 1},     {5, 3, 1},     {127, 3, 1},   {128, 7, 1},   // tiles, whole and not
     {65, 16, 1},   {129, 17, 1},  {130, 33, 1},                 // vector widths and one more
-    {70, 15, 1},   {70, 16, 1},   {97, 63, 1},   {81, 65, 1},   // kFewClasses, kBlockElements
+    {70, 15, 1},   {70, 16, 1},   {97, 63, 1},   {128, 65, 1},  // kFewClasses, kBlockElements
     {66, 318, 1},  {129, 319, 1}, {9, 320, 1},   {9, 321, 1},   // kSmallestLongRow
     {3, 127, 3},   {3, 128, 2},   {3, 129, 5},                  // kTileClasses of doubles
     {3, 255, 3},   {3, 256, 2},   {3, 257, 5},                  // and of floats
@@ -31,7 +31,7 @@ constexpr View kViews[] = {
     {2, 4097, 1},  {1, 6143, 1},  {4, 66001, 1},                // and more than kKeptBytes
     {3, 5, 2},     {2, 4, 63},    {2, 21, 129},  {5, 3, 7},     // the axis inside
     {1, 257, 3},   {2, 300, 5},   {1, 513, 130},                // parts of a tile
-    {1025, 33, 1}, {2, 11, 1500}, {2100, 16, 1},                // several tasks
+    {1025, 33, 1}, {2, 11, 1600}, {2100, 16, 1},                // several tasks
     {70, 700, 1},  {5, 9000, 1},                                // of long rows
     {1, 1100, 34}, {1, 600, 65},                                // of tiles that are not filled
 };
@@ -95,15 +95,24 @@ inline void DrawWildLogits(Random* random, NaiveProblem* naive) {
   for (int64_t c = 0; c < naive->classes; ++c) naive->logits[naive->at(masked, c)] = -kInfinity;
 }
 
-// Classes that do not count, though their distance from the others is infinite.
+// Classes that do not count, though their loss would be infinite.
 inline void MaskClasses(const Draw& draw, Random* random, NaiveProblem* naive) {
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const double never = naive->from_logits ? -std::numeric_limits<double>::infinity() : 0;
   for (int64_t c = 1; c < naive->classes; ++c) {
     if (!random->OneIn(8)) continue;
     if (draw.class_weights) naive->class_weights[static_cast<size_t>(c)] = 0;
     for (int64_t i = 0; i < naive->positions(); ++i) {
-      naive->logits[naive->at(i, c)] = -kInfinity;
+      naive->logits[naive->at(i, c)] = never;
       if (!naive->probabilities.empty()) naive->probabilities[naive->at(i, c)] = 0;
+    }
+  }
+}
+
+// A long row's first sums are relative to what later ones are not near to.
+inline void RaiseLateLogits(NaiveProblem* naive) {
+  for (int64_t c = 0; c < naive->classes / 2; ++c) {
+    for (int64_t i = 0; i < naive->positions(); ++i) {
+      naive->logits[naive->at(i, c)] = static_cast<double>(-64 - c % 4 * 8);
     }
   }
 }
@@ -135,7 +144,8 @@ inline NaiveProblem MakeNaive(const Draw& draw, const View& view, Random* random
   if (!draw.sample_weights) std::fill(naive.sample_weights.begin(), naive.sample_weights.end(), 1);
   naive.dloss = Many(naive.positions(), random, 4, 32);
   if (!draw.dloss_per_position) std::fill(naive.dloss.begin(), naive.dloss.end(), 1.5);
-  if (naive.from_logits && random->OneIn(3)) MaskClasses(draw, random, &naive);
+  if (naive.from_logits && view.classes >= 2048 && random->OneIn(2)) RaiseLateLogits(&naive);
+  if (random->OneIn(3)) MaskClasses(draw, random, &naive);
   return naive;
 }
 

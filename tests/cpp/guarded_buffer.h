@@ -52,7 +52,7 @@ class GuardedBuffer {
   }
 
  private:
-  static constexpr unsigned char kPattern = 0xa5;
+  static constexpr unsigned char kPattern = 0xff;  // nan in every type
 
   [[noreturn]] static void Give(const char* what) {
     std::perror(what);

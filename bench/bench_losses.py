@@ -72,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sections.append(section)
             print(f"\n{section}", flush=True)
     if options.markdown:
-        command = f"python -m bench.bench_losses {shlex.join(sys.argv[1:])}"
+        given = sys.argv[1:] if arguments is None else arguments
+        command = f"python -m bench.bench_losses {shlex.join(given)}"
         doc = __doc__.partition("\n\n")[2]
         text = _HEAD.format(title=options.title, command=command, doc=doc)
         options.markdown.write_text("\n\n".join([text, *sections]) + "\n")

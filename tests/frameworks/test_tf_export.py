@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -153,18 +154,19 @@ def test_a_softmax_at_a_model_s_end_is_not_clipped() -> None:
 
 
 L = keras.layers
-ENDS: dict[str, tuple[tuple[int, ...], list[Any]]] = {
-    "softmax": ((5,), [L.Dense(3, activation="softmax")]),
-    "sigmoid": ((5,), [L.Dense(3, activation="sigmoid")]),
+# A layer takes the seed of its weights where it is made.
+ENDS: dict[str, tuple[tuple[int, ...], Callable[[], list[Any]]]] = {
+    "softmax": ((5,), lambda: [L.Dense(3, activation="softmax")]),
+    "sigmoid": ((5,), lambda: [L.Dense(3, activation="sigmoid")]),
     # tf2onnx moves its transposition behind the softmax, ...
-    "Conv2D": ((2, 3, 5), [L.Conv2D(3, 1, activation="softmax")]),
-    "Conv1D": ((4, 5), [L.Conv1D(3, 1), L.Softmax()]),
-    "Permute": ((3, 4), [L.Permute((2, 1)), L.Softmax()]),
+    "Conv2D": ((2, 3, 5), lambda: [L.Conv2D(3, 1, activation="softmax")]),
+    "Conv1D": ((4, 5), lambda: [L.Conv1D(3, 1), L.Softmax()]),
+    "Permute": ((3, 4), lambda: [L.Permute((2, 1)), L.Softmax()]),
     # ... and drops what makes another tensor of the softmax's.
-    "identity": ((5,), [L.Dense(3, activation="softmax"), L.Lambda(lambda p: tf.identity(p))]),
-    "product": ((5,), [L.Dense(3, activation="softmax"), L.Lambda(lambda p: p * 1.0)]),
-    "Reshape": ((5,), [L.Dense(3, activation="softmax"), L.Reshape((3,))]),
-    "TensorFlow's softmax": ((5,), [L.Dense(3), L.Lambda(lambda x: tf.nn.softmax(x))]),
+    "identity": ((5,), lambda: [L.Dense(3, activation="softmax"), L.Lambda(tf.identity)]),
+    "product": ((5,), lambda: [L.Dense(3, activation="softmax"), L.Lambda(lambda p: p * 1.0)]),
+    "Reshape": ((5,), lambda: [L.Dense(3, activation="softmax"), L.Reshape((3,))]),
+    "TensorFlow's softmax": ((5,), lambda: [L.Dense(3), L.Lambda(tf.nn.softmax)]),
 }
 
 
@@ -178,7 +180,7 @@ def test_a_loss_stands_where_keras_computes_it(
     """As in a graph, where Keras trains; logits lie so far apart that it shows."""
     shape, layers = ENDS[end]
     keras.utils.set_random_seed(1)
-    model = keras.Sequential([L.Input(shape), *layers])
+    model = keras.Sequential([L.Input(shape), *layers()])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits, ignore_class=ignored)
     rng = np.random.default_rng(4)
     given = 60 * rng.standard_normal((4, *shape)).astype(np.float32)
@@ -186,12 +188,11 @@ def test_a_loss_stands_where_keras_computes_it(
     exported = onnxloss.tf.export(model, loss)
     outputs = run_model(exported, {exported.graph.input[0].name: given, "labels": labels})
     value = tf.function(lambda rows: loss(labels, model(rows)), autograph=False)(given)
-    # ONNX Runtime's Sigmoid is 1e-4 off where it is small, on machines without AVX-512.
-    rtol = 2e-3 if end == "sigmoid" else 1e-5
-    np.testing.assert_allclose(outputs["loss"], value, rtol=rtol)
+    # A logit of 100 is right to 1e-5, and so is its probability at best.
+    np.testing.assert_allclose(outputs["loss"], value, rtol=1e-4)
     first = exported.graph.output[0].name
     assert [output.name for output in exported.graph.output] == [first, "loss"]
-    np.testing.assert_allclose(outputs[first], model(given), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(outputs[first], model(given), rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("output", (0, 1))

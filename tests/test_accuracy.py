@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import onnxloss
-from tests.cases import DTYPES
+from tests.cases import DTYPES, HARD, SOFT
+from tests.runs import both_losses, reference_of, run_config
 from tests.runtime import make_session, run_model, run_session
 
 # Few classes, short rows, the longest of them, one block of a long row, several blocks, blocks that
@@ -61,6 +62,64 @@ def test_narrow_results_keep_the_contract(shape: tuple[int, int], dtype: str) ->
     result, truth = run_random_rows(shape, dtype)
     for name, values in truth.items():
         assert ulp_errors(result[name], values).max() <= NARROW_ULP, name
+
+
+# A difference of 20 is rounded, which is half an ulp of 20 in its exponential.
+WIDE_RTOL = {"float32": 2e-6, "float64": 1e-14}
+
+
+@both_losses
+@pytest.mark.parametrize("dtype", WIDE_RTOL)
+@pytest.mark.parametrize("inner", [1, 3])
+@pytest.mark.parametrize("classes", [10, 95, 319, 1000, 5000])
+def test_a_lone_peak_keeps_its_digits(classes: int, inner: int, dtype: str, loss: str) -> None:
+    """Wherever in its row it stands: the loss is that of a margin of 19 to 21."""
+    peaks = np.linspace(0, classes - 1, 24 * inner).astype(np.int64).reshape(24, inner)
+    one_hot = np.moveaxis(np.arange(classes) == peaks[..., None], 2, 1)
+    noise = np.random.default_rng(9).uniform(-1, 1, one_hot.shape)
+    labels = {HARD: peaks, SOFT: one_hot.astype(DTYPES[dtype])}
+    arrays = {
+        "logits": np.where(one_hot, 20.123, noise).astype(DTYPES[dtype]),
+        "labels": labels[loss],
+        "dloss": np.ones((24, inner), DTYPES[dtype]),
+    }
+    truth = reference_of(loss, arrays, reduction="none")
+    assert truth["loss"].max() < 2e-4
+    result = run_config(loss, arrays, library=True, reduction="none")
+    for name, values in truth.items():
+        np.testing.assert_allclose(result[name], values, WIDE_RTOL[dtype], atol=0)
+
+
+@pytest.mark.parametrize("margin", [5, 10, 20])
+@pytest.mark.parametrize("classes", [10, 95, 320, 5000])
+def test_smoothing_keeps_the_digits_of_the_only_class_that_counts(
+    classes: int, margin: int
+) -> None:
+    """The greatest, as far from where the kernel looks first as can be."""
+    peak = classes // 3
+    weights = 1.7 * (np.arange(classes) == peak).astype(np.float32)
+    logits = np.random.default_rng(10).uniform(0, 1, (64, classes)).astype(np.float32)
+    logits[:, peak] = margin
+    arrays = {"logits": logits, "labels": np.full(64, peak), "dloss": np.ones(64, np.float32)}
+    settings = {"reduction": "none", "label_smoothing": 1.0}
+    result = run_config(HARD, arrays, library=True, class_weights=weights, **settings)
+    truth = reference_of(HARD, arrays | {"class_weights": weights}, **settings)["loss"]
+    np.testing.assert_allclose(result["loss"], truth, WIDE_RTOL["float32"], atol=0)
+
+
+@pytest.mark.parametrize("inner", [1, 3])
+def test_terms_too_small_for_one_sum_count(inner: int) -> None:
+    """Each is lost beside 32; all together they are 2e-4 of it."""
+    logits = np.full((2, 65536, inner), -16, np.float32)
+    logits[:, :32] = 0
+    arrays = {
+        "logits": logits,
+        "labels": np.zeros((2, inner), np.int64),
+        "dloss": np.ones((2, inner), np.float32),
+    }
+    truth = reference_of(HARD, arrays, reduction="none")["loss"]
+    result = run_config(HARD, arrays, library=True, reduction="none")["loss"]
+    assert ulp_errors(result, truth).max() <= LOSS_ULP
 
 
 @pytest.mark.parametrize("library", [False, True], ids=["function body", "library"])

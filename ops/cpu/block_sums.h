@@ -37,7 +37,7 @@ struct VectorSums {
   }
 };
 
-// n elements of a row, in kSums sums side by side; their exponentials go to `kept`, in whole
+// n elements of a row, in kSums sums side by side; their scaled exponentials go to `kept`, in whole
 // vectors, where kKeep says so.
 template <bool kKeep, int64_t kSums = kSumsAtOnce, class T, class Coefficients>
 __attribute__((flatten)) inline BlockSums<Accumulator<T>> SumBlock(
@@ -50,7 +50,7 @@ __attribute__((flatten)) inline BlockSums<Accumulator<T>> SumBlock(
   const auto add = [&](int64_t i, int64_t count, VectorSums<Acc>* to) {
     const Vector<Acc> values = LoadFirst(x + i, count, FromFloat<T>(-Infinity<Acc>()));
     const Vector<Acc> distance = values - shift;
-    const Vector<Acc> e = ExpOfLogits<T>(distance);
+    const Vector<Acc> e = ScaledExp(distance);
     if (i % kLine<T> == 0) FetchAhead(x + i);
     coefficients.FetchAhead(i);
     to->max = Max(values, to->max);
@@ -67,8 +67,8 @@ __attribute__((flatten)) inline BlockSums<Accumulator<T>> SumBlock(
   if (i < n) add(i, n - i, sums);
 #pragma GCC unroll 4
   for (int64_t j = 1; j < kSums; ++j) sums[0].Join(sums[j]);
-  return {GreatestOf(sums[0].max), SumOf(sums[0].sum), coefficients.Gap(SumOf(sums[0].gap)),
-          SumOf(sums[0].total)};
+  return {GreatestOf(sums[0].max), SumOf(sums[0].sum) * kPerExpScale<Acc>,
+          coefficients.Gap(SumOf(sums[0].gap)), SumOf(sums[0].total)};
 }
 
 template <class T>
@@ -99,11 +99,11 @@ inline RowStats<Accumulator<T>> SumApart(const T* x, int64_t n, Accumulator<T> m
   for (int64_t i = 0; i < n; i += w) {
     const int64_t part = n - i < w ? n - i : w;
     const Vector<Acc> values = LoadFirst(x + i, part, FromFloat<T>(-Infinity<Acc>()));
-    const Vector<Acc> e = ExpNonPositive(values - max);
+    const Vector<Acc> e = ScaledExp(values - max);
     count += values == max ? Splat(Acc{1}) : Splat(Acc{0});
     rest += values == max ? Splat(Acc{0}) : e;
   }
-  return {max, SumOf(count), SumOf(rest)};
+  return {max, SumOf(count), SumOf(rest) * kPerExpScale<Acc>};
 }
 
 }  // namespace onnxloss::ONNXLOSS_TARGET

@@ -41,7 +41,7 @@ struct LaneSoftmax {
 };
 
 // The finished rows. The gradient of a class takes `factor` and `k` with an index label, 0 where it
-// is ignored, else `total` and `scale`.
+// is ignored, else `total` and `scale`; `factor` and `total` are for scaled exponentials.
 template <class Acc>
 struct LaneResults {
   LaneSoftmax<Acc> softmax;
@@ -157,18 +157,18 @@ struct LanePositions {
         const Target<V> target = TargetOf(j);
         const auto ignored = IsIgnored(j);
         const V at_target = TargetGradient(softmax, target, total, k);
-        const V factor = (target.coefficient + total) * scale;
+        const V factor = (target.coefficient + total) * scale * kPerExpScale<Acc>;
         Store(results.at_target.at + j, ignored ? V{} : at_target);
         Store(results.factor.at + j, ignored ? V{} : factor);
         if constexpr (Row::kDense) Store(results.k.at + j, ignored ? V{} : k);
       } else {
-        Store(results.total.at + j, total);
+        Store(results.total.at + j, total * kPerExpScale<Acc>);
         Store(results.scale.at + j, scale);
       }
     }
   }
 
-  // What makes gradients of exponentials, with the dense coefficients of their classes:
+  // What makes gradients of scaled exponentials, with the dense coefficients of their classes:
   // of_lanes(v) are the elements of v for their positions, where v is of the lanes from j on.
   // Exactly 0 where a label is ignored, if the exponentials of its row are finite.
   auto GradientOf(int64_t j) const {

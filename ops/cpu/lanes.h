@@ -146,9 +146,9 @@ struct Terms {
   Vector<Acc> total = {};
 };
 
-// Of n <= kPartialTerms classes, whose logits are of type T; with `keep`, x becomes their
-// exponentials. coefficient(c) is the dense one of class c.
-template <class T, bool kDense, class Acc, class Coefficient>
+// Of n <= kPartialTerms classes; with `keep`, x becomes their scaled exponentials. coefficient(c)
+// is the dense one of class c.
+template <bool kDense, class Acc, class Coefficient>
 inline Terms<Acc> SumTerms(const Coefficient& coefficient, const Classes<Acc>& x, int64_t n,
                            Vector<Acc> max, bool keep) {
   using V = Vector<Acc>;
@@ -158,7 +158,7 @@ inline Terms<Acc> SumTerms(const Coefficient& coefficient, const Classes<Acc>& x
 #pragma GCC unroll 2
   for (int64_t c = 0; c < n; ++c) {
     const V value = Load(x[c]);
-    const V e = ExpOfLogits<T>(value - shift);
+    const V e = ScaledExp(value - shift);
     others = value != max ? others + 1 : others;
     terms.rest = value != max ? terms.rest + e : terms.rest;
     if constexpr (kDense) {
@@ -169,6 +169,7 @@ inline Terms<Acc> SumTerms(const Coefficient& coefficient, const Classes<Acc>& x
     if (keep) Store(x[c], e);
   }
   terms.count_max = static_cast<Acc>(n) - others;
+  terms.rest *= kPerExpScale<Acc>;
   return terms;
 }
 

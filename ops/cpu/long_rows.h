@@ -11,6 +11,8 @@ namespace onnxloss::ONNXLOSS_TARGET {
 
 // Exponentials kept for the gradient: they and the logits on their way share the second cache.
 constexpr int64_t kKeptBytes = int64_t{256} << 10;
+// A reference so far below the maximum would leave few digits to what scales its exponentials.
+constexpr int kFarthestKept = -20;
 
 // A row is read from memory once. The exponentials of its blocks, each relative to the reference of
 // its time, are kept in the second cache and become the gradient; those of a row longer than
@@ -194,7 +196,7 @@ struct LongRows {
     const int64_t first = gradient.next;
     const int64_t n = part(first);
     const auto write = [&](Acc e_max, const auto& exponentials) {
-      const Acc relative = gradient.relative * e_max;
+      const Acc relative = gradient.relative * (e_max * kPerExpScale<Acc>);
       const GradientTerms<Acc> terms = {gradient.k, relative, gradient.sum_minus_one,
                                         gradient.scale, relative * gradient.scale};
       WithCoefficients<false>(problem, gradient.position, first, [&](const auto& coefficients) {
@@ -203,14 +205,15 @@ struct LongRows {
         });
       });
     };
-    if (keeps(first)) {
+    const Acc below_max = keeps(first) ? kept_reference[first / kRowBlock] - gradient.max : 0;
+    if (keeps(first) && !(below_max < kFarthestKept)) {
       const Acc* e = kept + first;
-      write(ExpNonPositive(kept_reference[first / kRowBlock] - gradient.max),
+      write(ExpNonPositive(below_max),
             [=](int64_t i, int64_t count) { return LoadFirst(e + i, count, Acc{0}); });
     } else {
       WithLogits(gradient.position, first, n, [&](const auto* x) {
         write(1, [=, max = gradient.max](int64_t i, int64_t count) {
-          return ExpNonPositive(LoadFirst(x + i, count, {}) - max);
+          return ScaledExp(LoadFirst(x + i, count, {}) - max);
         });
       });
     }

@@ -152,6 +152,8 @@ struct Marks {
       return _mm512_mask_mov_pd(other, bits, marked);
     }
   }
+  // The others are 0.
+  Vector<Acc> ScaledExpOf(Vector<Acc> x) const { return ExpOf<Vector<Acc>>::Scaled(x, bits); }
 };
 template <class Acc>
 struct MarkCount {
@@ -183,6 +185,7 @@ struct Marks {
     return {BitCast<VectorBits<Acc>>(a != b)};
   }
   Vector<Acc> Choose(Vector<Acc> marked, Vector<Acc> other) const { return bits ? marked : other; }
+  Vector<Acc> ScaledExpOf(Vector<Acc> x) const { return Choose(ScaledExp(x), Vector<Acc>{}); }
 };
 template <class Acc>
 struct MarkCount {

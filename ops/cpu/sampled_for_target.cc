@@ -21,7 +21,7 @@ struct Columns {
   const SampledProblem& problem;
   const SampledClass* sorted;
   Acc* x;          // [T + S]
-  Acc* e;          // [T + S] in whole vectors, exp(x - max), then the gradient
+  Acc* e;          // [T + S] in whole vectors, scaled exp(x - max), then the gradient
   int64_t* owner;  // [T], the first column of the same class; a true class is its own otherwise
 
   int64_t count() const { return problem.num_true + problem.num_samples; }
@@ -99,7 +99,7 @@ void GatherTrue(const Columns<T>& columns, int64_t row) {
   }
 }
 
-// `e` becomes exp(x - max), up to the next whole vector.
+// `e` becomes exp(x - max), scaled, up to the next whole vector.
 template <class Acc>
 RowSoftmax<Acc> Softmax(const Acc* x, int64_t count, Acc* e) {
   constexpr int64_t kBlock = 1024;
@@ -183,8 +183,9 @@ void RunRow(const Columns<T>& columns, int64_t row) {
   const Acc k = static_cast<Acc>(static_cast<double>(dloss[problem.dloss_per_row ? row : 0]) /
                                  problem.denominator);
   Acc* e = columns.e;
-  for (int64_t t = 0; t < problem.num_true; ++t) e[t] = maths.Gradient(e[t], 1, k);
-  for (int64_t c = problem.num_true; c < columns.count(); ++c) e[c] = maths.Gradient(e[c], 0, k);
+  for (int64_t c = 0; c < columns.count(); ++c) {
+    e[c] = maths.Gradient(e[c] * kPerExpScale<Acc>, c < problem.num_true ? Acc{1} : Acc{0}, k);
+  }
   if (problem.softcap > 0) ChainThroughCap(columns, row);
   Scatter(columns, row);
 }

@@ -43,14 +43,15 @@ ONNXLOSS_FOR_MANY void FindMaxima(const X* x, int64_t n, int64_t rows, Acc* max)
   }
 }
 
+// The sums of scaled exponentials, without the scale.
 template <class Acc>
-ONNXLOSS_FOR_MANY void AddUp(const Acc* x, int64_t n, int64_t rows, Acc* sum) {
+ONNXLOSS_FOR_MANY void AddUp(const Acc* e, int64_t n, int64_t rows, Acc* sum) {
   WithRowVector<Acc>(n, [=](auto type) {
     using R = decltype(type);
     for (int64_t r = 0; r < rows; r += kElements<R>) {
-      const Acc* row = x + r * n;
+      const Acc* row = e + r * n;
       const auto of = [row](int64_t, int64_t i) { return LoadAs<R>(row + i); };
-      StoreAs(sum + r, SumOfRows<R>(n, of));
+      StoreAs(sum + r, SumOfRows<R>(n, of) * kPerExpScale<Acc>);
     }
   });
 }
@@ -80,11 +81,10 @@ ONNXLOSS_FOR_MANY void AddGaps(const Row& row, const X* x, const Acc* labels, co
 
 constexpr int64_t kAhead = 16384;  // bytes: about a block
 
-// The exponentials of logits of type T, which x may have copies of. The greatest of each row are
-// left out, see RowStats: an exponential of theirs is 1. Returns which vectors of rows leave out
-// more than one of a row, a bit each. row_of tells the rows of the elements of each vector from the
-// first one's on, for kWidth rows.
-template <class T, class X, class Acc>
+// The scaled exponentials. The greatest of each row are left out, see RowStats. Returns which
+// vectors of rows leave out more than one of a row, a bit each. row_of tells the rows of the
+// elements of each vector from the first one's on, for kWidth rows.
+template <class X, class Acc>
 ONNXLOSS_FOR_MANY uint64_t Exponentiate(const X* __restrict x, int64_t n, int64_t rows,
                                         const Acc* max,
                                         const typename NumberTypes<Acc>::Bits* row_of,
@@ -102,7 +102,7 @@ ONNXLOSS_FOR_MANY uint64_t Exponentiate(const X* __restrict x, int64_t n, int64_
       const V of_row = Permuted(shift, LoadAs<VectorBits<Acc>>(row_of + j * w));
       others[j] = Marks<Acc>::Different(value, of_row);
       count.Add(others[j]);
-      Store(e + j * w, others[j].Choose(ExpOfLogits<T>(value - of_row), V{}));
+      Store(e + j * w, others[j].ScaledExpOf(value - of_row));
     }
     // Rows of -inf have no greatest element: they count as if they had one.
     MarkCount<Acc> infinite;
@@ -227,7 +227,7 @@ struct ShortRows {
     if (i == 0) exponentials = ApartFrom(x, room);
     Acc* e = exponentials + (gradient() ? i * n : 0);
     Marks<Acc>* marks = others + i * n / kVector;
-    uint64_t with_ties = Exponentiate<T>(x, n, rows, max, row_of, e, marks);
+    uint64_t with_ties = Exponentiate(x, n, rows, max, row_of, e, marks);
     Acc* const sum_minus_one = stats.sum_minus_one.value.at + i;
     AddUp(e, n, rows, sum_minus_one);
     for (; with_ties != 0; with_ties &= with_ties - 1) {
@@ -268,7 +268,7 @@ struct ShortRows {
       const int64_t row = (r - i) * n;
       for (int64_t j = 0; j < vectors; ++j) {
         const int64_t at = j * kVector;
-        const V e = other[j].Choose(Load(from + at), Splat(Acc{1}));
+        const V e = other[j].Choose(Load(from + at), Splat(kExpScale<Acc>));
         V label = {};
         V coefficient = {};
         if constexpr (!Row::kHasTarget) label = Load(labels + row + at);

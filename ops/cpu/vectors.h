@@ -58,43 +58,60 @@ struct NumberTypes<Vector<double>> {
 // The forms with a mask throughout: gcc 12 warns of its own header in the others.
 constexpr __mmask16 kAll = 0xffff;
 
+// Which elements among some are not below `least`, as nan is not. gcc 12 would take k0 for an
+// intrinsic's result, which cannot select, and copy it.
+inline __mmask16 NotBelow(float least, __m512 x, __mmask16 among) {
+  __mmask16 marks;
+  asm("vcmpnltps %2, %1, %0%{%3%}"
+      : "=Yk"(marks)
+      : "v"(x), "v"(_mm512_set1_ps(least)), "Yk"(among));
+  return marks;
+}
+inline __mmask8 NotBelow(double least, __m512d x, __mmask8 among) {
+  __mmask8 marks;
+  asm("vcmpnltpd %2, %1, %0%{%3%}"
+      : "=Yk"(marks)
+      : "v"(x), "v"(_mm512_set1_pd(least)), "Yk"(among));
+  return marks;
+}
+
 // exp(x) = 2^n 2^(j/32) exp(r): the powers fit two registers, and |r| <= ln 2 / 64 leaves a short
-// polynomial. Below the lowest, scalef gives 0; it takes n + j/32 and leaves j out by itself. nan
-// stays nan, since max gives its second operand then.
+// polynomial; scalef takes n + j/32 and leaves j out by itself. What is below the lowest, where r
+// may be anything, is 0, and so are all elements but those asked for: masked, they cost nothing,
+// where scalef would take a hundred times as long for what is subnormal.
 template <>
 struct ExpOf<Vector<float>> {
-  static SCE_HD Vector<float> NonPositive(Vector<float> x) {
-    return OfHalves(_mm512_maskz_max_ps(kAll, _mm512_set1_ps(-152.0f), x));
-  }
-  // The same of differences of halves: they are less than 2^17, where r is small yet, or -inf, for
-  // which r is nan, and scalef gives 0 of nan and -inf.
-  static SCE_HD Vector<float> OfHalves(Vector<float> x) {
+  static constexpr float kScale = 0x1p24f;
+  static SCE_HD Vector<float> Scaled(Vector<float> x, __mmask16 among = kAll) {
+    constexpr float kLowest = -103.97f;
     constexpr float kRound = 0x1.8p18f;
-    const Vector<float> low = {0x1p0f,        0x1.059b0ep0f, 0x1.0b5586p0f, 0x1.11301ep0f,
-                               0x1.172b84p0f, 0x1.1d4874p0f, 0x1.2387a6p0f, 0x1.29e9ep0f,
-                               0x1.306fep0f,  0x1.371a74p0f, 0x1.3dea64p0f, 0x1.44e086p0f,
-                               0x1.4bfdaep0f, 0x1.5342b6p0f, 0x1.5ab07ep0f, 0x1.6247ecp0f};
-    const Vector<float> high = {0x1.6a09e6p0f, 0x1.71f75ep0f, 0x1.7a1148p0f, 0x1.82589ap0f,
-                                0x1.8ace54p0f, 0x1.93737cp0f, 0x1.9c4918p0f, 0x1.a5503cp0f,
-                                0x1.ae89fap0f, 0x1.b7f77p0f,  0x1.c199bep0f, 0x1.cb720ep0f,
-                                0x1.d5818ep0f, 0x1.dfc974p0f, 0x1.ea4afap0f, 0x1.f50766p0f};
+    const Vector<float> low = {0x1p24f,        0x1.059b0ep24f, 0x1.0b5586p24f, 0x1.11301ep24f,
+                               0x1.172b84p24f, 0x1.1d4874p24f, 0x1.2387a6p24f, 0x1.29e9ep24f,
+                               0x1.306fep24f,  0x1.371a74p24f, 0x1.3dea64p24f, 0x1.44e086p24f,
+                               0x1.4bfdaep24f, 0x1.5342b6p24f, 0x1.5ab07ep24f, 0x1.6247ecp24f};
+    const Vector<float> high = {0x1.6a09e6p24f, 0x1.71f75ep24f, 0x1.7a1148p24f, 0x1.82589ap24f,
+                                0x1.8ace54p24f, 0x1.93737cp24f, 0x1.9c4918p24f, 0x1.a5503cp24f,
+                                0x1.ae89fap24f, 0x1.b7f77p24f,  0x1.c199bep24f, 0x1.cb720ep24f,
+                                0x1.d5818ep24f, 0x1.dfc974p24f, 0x1.ea4afap24f, 0x1.f50766p24f};
     const Vector<float> shifted = x * ExpConstants<float>::kLog2E + kRound;
     const Vector<float> n = shifted - kRound;
     const Vector<float> r = ExpConstants<float>::Reduced(x, n);
     const Vector<float> power =
         _mm512_maskz_permutex2var_ps(kAll, low, BitCast<__m512i>(shifted), high);
     const Vector<float> exp_minus_one = (0.5f * r + 0x1.0000f6p0f) * r;
-    return _mm512_maskz_scalef_ps(kAll, power * exp_minus_one + power, n);
+    return _mm512_maskz_scalef_ps(NotBelow(kLowest, x, among), power * exp_minus_one + power, n);
   }
 };
+// Doubles have no scale: none that a logit should have has a subnormal exponential.
 template <>
 struct ExpOf<Vector<double>> {
-  static SCE_HD Vector<double> NonPositive(Vector<double> x) {
+  static constexpr double kScale = 1;
+  static SCE_HD Vector<double> Scaled(Vector<double> x, __mmask8 among = kAll & 0xff) {
     using K = ExpConstants<double>;
-    x = _mm512_maskz_max_pd(kAll & 0xff, _mm512_set1_pd(-760.0), x);
+    constexpr double kLowest = -745.133;
     const Vector<double> shifted = x * K::kLog2E + K::kRound;
     const Vector<double> n = shifted - K::kRound;
-    return _mm512_maskz_scalef_pd(kAll & 0xff, K::Polynomial(K::Reduced(x, n)), n);
+    return _mm512_maskz_scalef_pd(NotBelow(kLowest, x, among), K::Polynomial(K::Reduced(x, n)), n);
   }
 };
 #elif defined(__AVX2__)
@@ -103,8 +120,9 @@ struct ExpOf<Vector<double>> {
 // of j, which the powers lack.
 template <>
 struct ExpOf<Vector<float>> {
-  static SCE_HD Vector<float> NonPositive(Vector<float> x) {
-    using K = ExpConstants<float>;
+  using K = ExpConstants<float>;
+  static constexpr float kScale = K::kScale;
+  static SCE_HD Vector<float> Scaled(Vector<float> x) {
     constexpr float kRound = 0x1.8p20f;
     constexpr int kShift = K::kMantissa - 3;
     const Vector<float> eighths = {0x1p24f,        0x1.172b84p24f, 0x1.306fep24f,  0x1.4bfdaep24f,
@@ -120,19 +138,21 @@ struct ExpOf<Vector<float>> {
     const Vector<float> power =
         BitCast<Vector<float>>(of_j + (BitCast<VectorBits<float>>(shifted) << kShift));
     const Vector<float> slope = (0x1.555656p-3f * r + 0x1.000874p-1f) * r + 1.0f;
-    return (r * power * slope + power) * K::kScale;
+    return power * (r * slope) + power;
   }
 };
 #endif
 
-// exp(x - reference) of logits x of type T, capped or not.
-template <class T>
-inline Vector<Accumulator<T>> ExpOfLogits(Vector<Accumulator<T>> distance) {
-#if defined(__AVX512F__)
-  if constexpr (std::is_same_v<T, Half>) return ExpOf<Vector<float>>::OfHalves(distance);
-#endif
-  return ExpNonPositive(distance);
+// exp(x) * kExpScale. Exponentials of logits have this scale until the sums of their rows are
+// complete: so none is subnormal.
+template <class V>
+inline V ScaledExp(V x) {
+  return ExpOf<V>::Scaled(x);
 }
+template <class Acc>
+constexpr Acc kExpScale = ExpOf<Vector<Acc>>::kScale;
+template <class Acc>
+constexpr Acc kPerExpScale = 1 / kExpScale<Acc>;
 
 template <class Acc>
 inline Vector<Acc> Splat(Acc value) {

@@ -89,16 +89,17 @@ constexpr bool kFusedMultiplyAdd = false;
 //
 // exp(x) = 2^n exp(r), n = rint(x / ln 2). Adding 1.5 * 2^mantissa rounds to n and leaves n in the
 // low bits of the sum, together with the exponent's bias and that of kScale, which keeps every
-// power a normal number.
+// power a normal number. At kLowest those bits are 0, and so is the power: a product with what is
+// subnormal, or becomes so, takes some machines a hundred times as long.
 template <class Scalar>
 struct ExpConstants;
 template <>
 struct ExpConstants<float> {
   static constexpr int kMantissa = 23;
-  static constexpr float kLowest = -104.0f;
+  static constexpr float kLowest = -104.66f;
   static constexpr float kLog2E = 0x1.715476p+0f;
   static constexpr float kRound = 0x1.8p23f + (127 + 24);
-  static constexpr float kScale = 0x1p-24f;
+  static constexpr float kScale = 0x1p24f;
   template <class V>
   static SCE_HD V Reduced(V x, V n) {
     // A fused product is exact, and then the part of ln 2 beyond a float is less than half an ulp.
@@ -117,10 +118,10 @@ struct ExpConstants<float> {
 template <>
 struct ExpConstants<double> {
   static constexpr int kMantissa = 52;
-  static constexpr double kLowest = -746.0;
+  static constexpr double kLowest = -747.9;
   static constexpr double kLog2E = 0x1.71547652b82fep+0;
   static constexpr double kRound = 0x1.8p52 + (1023 + 56);
-  static constexpr double kScale = 0x1p-56;
+  static constexpr double kScale = 0x1p56;
   template <class V>
   static SCE_HD V Reduced(V x, V n) {
     return (x - n * 0x1.62e42fee00000p-1) - n * 0x1.a39ef35793c76p-33;
@@ -141,23 +142,24 @@ struct ExpConstants<double> {
   }
 };
 
-// A target with better instructions for it says so.
+// exp(x) * kScale, which is never subnormal. A target with better instructions for it says so.
 template <class V>
 struct ExpOf {
-  static SCE_HD V NonPositive(V x) {
-    using K = ExpConstants<typename NumberTypes<V>::Scalar>;
+  using K = ExpConstants<typename NumberTypes<V>::Scalar>;
+  static constexpr auto kScale = K::kScale;
+  static SCE_HD V Scaled(V x) {
     const V lowest = V{} + K::kLowest;
     x = x < lowest ? lowest : x;
     const V shifted = x * K::kLog2E + K::kRound;
     const V q = K::Polynomial(K::Reduced(x, shifted - K::kRound));
     const auto power = BitCast<typename NumberTypes<V>::Bits>(shifted) << K::kMantissa;
-    return q * BitCast<V>(power) * K::kScale;
+    return q * BitCast<V>(power);
   }
 };
 
 template <class V>
 SCE_HD V ExpNonPositive(V x) {
-  return ExpOf<V>::NonPositive(x);
+  return ExpOf<V>::Scaled(x) * (1 / ExpOf<V>::kScale);
 }
 
 template <class Acc>
@@ -169,6 +171,7 @@ struct LogConstants<float> {
   static constexpr uint32_t kSqrtHalf = 0x3f3504f3;
   static constexpr uint32_t kOne = 0x3f800000;
   static constexpr float kIntegers = 0x1p23f;
+  static constexpr float kNegligible = 0x1p-40f;
   static constexpr float kLn2High = 0x1.62e3p-1f;
   static constexpr float kLn2Low = 0x1.2fefa2p-17f;
   template <class V>
@@ -186,6 +189,7 @@ struct LogConstants<double> {
   static constexpr uint64_t kSqrtHalf = 0x3fe6a09e667f3bcd;
   static constexpr uint64_t kOne = 0x3ff0000000000000;
   static constexpr double kIntegers = 0x1p52;
+  static constexpr double kNegligible = 0x1p-80;
   static constexpr double kLn2High = 0x1.62e42fee00000p-1;
   static constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
   template <class V>
@@ -234,7 +238,8 @@ struct Logarithm {
 // error: 1 ulp of the sum, and before it is rounded 1 ulp of min(sum, 1/4). Undefined for x < 0.
 //
 // 1 + x = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); log(1 + f) = 2 atanh(f / (2 + f)). What
-// the sum 1 + x rounds away comes back as a first-order term.
+// the sum 1 + x rounds away comes back as a first-order term. An x whose square is nothing beside
+// it is not squared, which might give a subnormal number.
 template <class V>
 SCE_HD Logarithm<V> Log1pNonNegative(V x) {
   using K = LogConstants<typename NumberTypes<V>::Scalar>;
@@ -248,8 +253,9 @@ SCE_HD Logarithm<V> Log1pNonNegative(V x) {
   const V f = k == V{} ? x : mantissa;
   const V of_sum = x < V{} + 1 ? x - (u - 1) : 1 - (u - x);
   const V low = (k == V{} ? V{} : of_sum) / u;
-  const V s = f / (2 + f);
-  const V half_square = 0.5f * f * f;
+  const V g = x < V{} + K::kNegligible ? V{} : f;
+  const V s = g / (2 + g);
+  const V half_square = 0.5f * g * g;
   const V tail = s * (half_square + K::Polynomial(s * s)) + (k * K::kLn2Low + low);
   return {k * K::kLn2High, ((tail - half_square) + f) + (x - x)};
 }

@@ -23,8 +23,9 @@ struct Target {
 // x is [C], the accumulator Acc is float for float16, bfloat16 and float32 logits, double for
 // float64. Of standard normal rows without smoothing, as tests/test_accuracy.py asserts: the loss
 // is within 8 ulp of Acc, dlogits within 8 ulp for 99.9 % of the elements and 32 ulp always, most
-// of it the rounding of x_c - max; 16-bit dlogits within 1 ulp. Where terms of both signs meet (e >
-// 0): ulp of the greater term. Undefined for a label outside [0, C): callers check labels first.
+// of it the rounding of x_c - max, where k / sum is above 2^-100; 16-bit dlogits within 1 ulp.
+// Where terms of both signs meet (e > 0): ulp of the greater term. Undefined for a label outside
+// [0, C): callers check labels first.
 template <class Acc, bool kSmoothed>
 struct SoftmaxCrossEntropyLossRow {
   static constexpr bool kHasTarget = true;

@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 
 import onnxloss
-from bench.timing import BOTH, LOSS, Run, bound_run, medians, normal_logits, threads_text
+from bench.timing import (
+    BOTH,
+    LOSS,
+    Run,
+    Times,
+    bound_run,
+    normal_logits,
+    take_turns,
+    threads_text,
+)
 from tests.cases import DTYPES
 from tests.reference import soft_label_cross_entropy_loss, softmax_cross_entropy_loss
 
@@ -34,6 +43,8 @@ class Variant:
     soft_labels: bool = False
     class_weights: bool = False
     half_ignored: bool = False
+    masked: float | None = None
+    """What stands in the place of every second class's logits."""
 
 
 PLAIN = Variant()
@@ -43,6 +54,8 @@ VARIANTS = {
     "reduction sum": Variant({"reduction": "sum"}),
     "z_loss": Variant({"z_loss": 1e-4}),
     "half of the rows ignored": Variant({"ignore_index": IGNORED}, half_ignored=True),
+    "half of the classes -inf": Variant(masked=-np.inf),
+    "half of the classes -1e9": Variant(masked=-1e9),
     "class weights": Variant(class_weights=True),
     "label smoothing": Variant({"label_smoothing": 0.1}),
     "label smoothing, class weights": Variant({"label_smoothing": 0.1}, class_weights=True),
@@ -64,14 +77,14 @@ def _options(threads: int, repeats: int) -> str:
     for name, variant in VARIANTS.items():
         runs |= {(name, what): make_run(SHAPE, "float32", variant, what, threads) for what in _BOTH}
     title = f"Options, {_text(SHAPE)} float32, {threads_text(threads)}"
-    return _ratios(title, medians(runs, repeats))
+    return _ratios(title, take_turns(runs, repeats))
 
 
 def _dtypes(shape: tuple[int, int], threads: int, repeats: int) -> str:
     runs: Runs = {}
     for dtype in ("float32", "float16", "bfloat16", "float64"):
         runs |= {(dtype, what): make_run(shape, dtype, PLAIN, what, threads) for what in _BOTH}
-    return _ratios(f"Dtypes, {_text(shape)}, {threads_text(threads)}", medians(runs, repeats))
+    return _ratios(f"Dtypes, {_text(shape)}, {threads_text(threads)}", take_turns(runs, repeats))
 
 
 def _instruction_sets(threads: int, repeats: int) -> str:
@@ -85,10 +98,10 @@ def _instruction_sets(threads: int, repeats: int) -> str:
                 runs[f"x86-64-{name.decode()}", what] = functools.partial(
                     _run_with, library, name, run
                 )
-    seconds = medians(runs, repeats)
+    times = take_turns(runs, repeats)
     library.OnnxLossSetInstructionSet(b"auto")
     title = f"Instruction sets, {_text(SHAPE)} float32, {threads_text(threads)}"
-    return _ratios(title, seconds)
+    return _ratios(title, times)
 
 
 def _run_with(library: ctypes.CDLL, name: bytes, run: Run) -> tuple[np.ndarray, ...]:
@@ -118,7 +131,7 @@ def _sampled(threads: int, repeats: int) -> str:
         assert run is not None
         runs[f"K = {classes}", LOSS] = run
     title = f"Sampled softmax, N = {rows}, S = {num_samples}, {threads_text(threads)}"
-    return _ratios(title, medians(runs, repeats))
+    return _ratios(title, take_turns(runs, repeats))
 
 
 def make_run(shape: tuple[int, int], dtype: str, variant: Variant, what: str, threads: int) -> Run:
@@ -129,6 +142,9 @@ def make_run(shape: tuple[int, int], dtype: str, variant: Variant, what: str, th
     given = random.uniform(0.5, 1.5, classes).astype(np.float32)
     weights = given if variant.class_weights else None
     labels = random.integers(0, classes, n)
+    if variant.masked is not None:
+        logits = np.where(np.arange(classes) % 2 == 1, variant.masked, logits).astype(logits.dtype)
+        labels -= labels % 2
     if variant.half_ignored:
         labels[random.permutation(n)[: n // 2]] = IGNORED
     if variant.soft_labels:
@@ -181,10 +197,10 @@ def _text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def _ratios(title: str, seconds: Mapping[tuple[str, str], float]) -> str:
-    """The medians as Markdown, with their ratios to those of the first name."""
-    names = list(dict.fromkeys(name for name, _ in seconds))
-    whats = [what for what in _BOTH if (names[0], what) in seconds]
+def _ratios(title: str, times: Times[tuple[str, str]]) -> str:
+    """The times as Markdown, with their ratios to those of the first name."""
+    names = list(dict.fromkeys(name for name, _ in times.turns))
+    whats = [what for what in _BOTH if (names[0], what) in times.turns]
     lines = [
         f"## {title}",
         "",
@@ -193,7 +209,8 @@ def _ratios(title: str, seconds: Mapping[tuple[str, str], float]) -> str:
     ]
     for name in names:
         cells = [
-            f"{seconds[name, what] * 1e3:.2f} | {seconds[name, what] / seconds[names[0], what]:.2f}"
+            f"{times.seconds((name, what)) * 1e3:.2f} | "
+            f"{times.ratio((name, what), (names[0], what)):.2f}"
             for what in whats
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")

@@ -3,8 +3,8 @@
 
 Every implementation is checked against the float64 reference of the tests before it is timed. All
 are timed in turn in one process, each after a rest and 20 ms of runs that are not timed, for 10 ms
-or one run; the tables have the medians of many turns. A ratio of 1 is the time that one thread of
-numpy takes to copy the logits: it reads and writes each of them once.
+or one run; the tables have the medians of many turns, and of the turns' ratios. A ratio of 1 is the
+time that one thread of numpy takes to copy the logits: it reads and writes each of them once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -21,7 +20,16 @@ import numpy as np
 
 from bench.bench_kernels import kernel_sections
 from bench.implementations import IMPLEMENTATIONS, Problem
-from bench.timing import BOTH, LOSS, Run, machine, medians, normal_logits, threads_text
+from bench.timing import (
+    BOTH,
+    LOSS,
+    Run,
+    Times,
+    machine,
+    normal_logits,
+    take_turns,
+    threads_text,
+)
 from tests.cases import DTYPES as ALL_DTYPES
 from tests.reference import softmax_cross_entropy_loss
 
@@ -36,14 +44,7 @@ SHAPES = (
     "4x32000x256",  # 1024 tokens again, with the class axis where PyTorch has it
 )
 DTYPES = tuple(name for name in ALL_DTYPES if name != "float64")
-
-
-@dataclass(frozen=True)
-class Timing:
-    """The median time of one implementation: None where it cannot compute this."""
-
-    name: str
-    seconds: dict[str, float | None]
+COPY = ("copy", LOSS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -108,8 +109,8 @@ def make_problem(shape: tuple[int, ...], dtype: str, threads: int) -> Problem:
     return Problem(shape, dtype, threads, logits, labels, loss, dlogits)
 
 
-def measure(problem: Problem, repeats: int) -> list[Timing]:
-    """The timings, the copy first."""
+def measure(problem: Problem, repeats: int) -> Times[tuple[str, str]]:
+    """The times of a copy, and of what each implementation can compute."""
     copy = np.empty_like(problem.logits)
     runs: dict[tuple[str, str], Run] = {}
     for name, make in IMPLEMENTATIONS.items():
@@ -118,11 +119,7 @@ def measure(problem: Problem, repeats: int) -> list[Timing]:
             if run is not None:
                 check(problem, f"{name}, {what}", run())
                 runs[name, what] = run
-    seconds = medians({("copy", LOSS): lambda: np.copyto(copy, problem.logits), **runs}, repeats)
-    return [
-        Timing(name, {what: seconds.get((name, what)) for what in (LOSS, BOTH)})
-        for name in ("copy", *IMPLEMENTATIONS)
-    ]
+    return take_turns({COPY: lambda: np.copyto(copy, problem.logits), **runs}, repeats)
 
 
 def check(problem: Problem, name: str, results: tuple[np.ndarray, ...]) -> None:
@@ -139,27 +136,26 @@ def check(problem: Problem, name: str, results: tuple[np.ndarray, ...]) -> None:
             sys.exit(f"{name}: error of {what} is {error:.1e}; expected at most {allowed:.1e}.")
 
 
-def table(problem: Problem, timings: list[Timing]) -> str:
-    """The timings of one problem as Markdown."""
-    copy = timings[0].seconds[LOSS]
+def table(problem: Problem, times: Times[tuple[str, str]]) -> str:
+    """The times of one problem as Markdown."""
     lines = [
         f"## {'x'.join(map(str, problem.shape))} {problem.dtype}, {threads_text(problem.threads)}",
         "",
-        f"One copy of the logits by numpy on one thread: {copy * 1e3:.2f} ms.",
+        f"One copy of the logits by numpy on one thread: {times.seconds(COPY) * 1e3:.2f} ms.",
         "",
         "| | loss, ms | ratio to copy | GB/s | loss + gradient, ms | ratio to copy | GB/s |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for timing in timings[1:]:
+    for name in IMPLEMENTATIONS:
         cells = []
-        for what in (LOSS, BOTH):
-            seconds = timing.seconds[what]
-            if seconds is None:
-                cells += ["-", "-", "-"]
+        for key in ((name, LOSS), (name, BOTH)):
+            if key in times.turns:
+                seconds = times.seconds(key)
+                rate = problem.bytes[key[1]] / seconds / 1e9
+                cells += [f"{seconds * 1e3:.2f}", f"{times.ratio(key, COPY):.2f}", f"{rate:.1f}"]
             else:
-                rate = problem.bytes[what] / seconds / 1e9
-                cells += [f"{seconds * 1e3:.2f}", f"{seconds / copy:.2f}", f"{rate:.1f}"]
-        lines.append(f"| {timing.name} | {' | '.join(cells)} |")
+                cells += ["-", "-", "-"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

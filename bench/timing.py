@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What every benchmark shares: bound runs in ONNX Runtime, medians, and the machine's name."""
+"""What every benchmark shares: bound runs in ONNX Runtime, their times, and the machine's name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import os
 import platform
 import time
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import onnx
@@ -35,15 +36,30 @@ Run = Callable[[], tuple[np.ndarray, ...]]
 Key = TypeVar("Key", bound=Hashable)
 
 
-def medians(runs: Mapping[Key, Callable[[], object]], repeats: int) -> dict[Key, float]:
-    """The median seconds of each: all in turn, each after a rest and runs that are not timed."""
-    times: dict[Key, list[float]] = {key: [] for key in runs}
+@dataclass(frozen=True)
+class Times(Generic[Key]):
+    """The seconds of several runs that took turns, one number a turn."""
+
+    turns: Mapping[Key, list[float]]
+
+    def seconds(self, key: Key) -> float:
+        """The median of the turns."""
+        return median(self.turns[key])
+
+    def ratio(self, key: Key, to: Key) -> float:
+        """The median of the turns' ratios: of a machine that is slow for a while, both are."""
+        return median(a / b for a, b in zip(self.turns[key], self.turns[to], strict=True))
+
+
+def take_turns(runs: Mapping[Key, Callable[[], object]], repeats: int) -> Times[Key]:
+    """Times each in turn, after a rest and runs that are not timed."""
+    turns: dict[Key, list[float]] = {key: [] for key in runs}
     for _ in range(repeats):
         for key, run in runs.items():
             _rest()
             _run_for(WARM_UP, run)
-            times[key] += _run_for(TIMED, run)
-    return {key: median(values) for key, values in times.items()}
+            turns[key].append(median(_run_for(TIMED, run)))
+    return Times(turns)
 
 
 def _run_for(seconds: float, run: Callable[[], object]) -> list[float]:

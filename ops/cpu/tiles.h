@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/finish.h"
+#include "cpu/short_runs.h"
 #include "cpu/transpose.h"
 
 namespace onnxloss::ONNXLOSS_TARGET {
@@ -40,7 +41,6 @@ struct TileWriters {
 // classes that it would not stay in the caches until then, for later classes of the same tile.
 constexpr int64_t kAheadInClass = 1024;
 constexpr int64_t kClassesAhead = 16;
-constexpr int64_t kAheadInRows = 4096;
 
 template <class T, class Row>
 struct Tile {
@@ -72,6 +72,7 @@ struct Tile {
   bool in_parts() const { return classes() > kClasses; }
   // RunTiles is not asked for rows in one piece of more than kFewClasses.
   bool in_one_piece() const { return inner() == 1; }
+  bool has_short_runs() const { return inner() < kFewestNeighbours; }
   // Of a tile's part of n classes: those of the lanes from j on.
   Classes<Acc> ClassesOf(Acc* part, int64_t n, int64_t j) const {
     return in_one_piece() ? Classes<Acc>{part + j * n, kVector}
@@ -89,6 +90,14 @@ struct Tile {
       const int64_t run = left < lanes - lane ? left : lanes - lane;
       visit(lane, run, outer_index * classes() * inner() + inner_index);
       lane += run;
+    }
+  }
+
+  // Calls visit(c0, n) for the parts: n classes from c0 on.
+  template <class Visitor>
+  void ForParts(Visitor visit) const {
+    for (int64_t c0 = 0; c0 < classes(); c0 += kClasses) {
+      visit(c0, classes() - c0 < kClasses ? classes() - c0 : kClasses);
     }
   }
 
@@ -128,10 +137,10 @@ struct Tile {
 
   void LoadClasses(const T* source, int64_t c0, int64_t n, Acc* target) const {
     ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
-      for (int64_t c = 0; c < n; ++c) {
-        Copy(source + offset + (c0 + c) * inner(), run, ahead(),
-             target + c * kTileStride<Acc> + lane);
-      }
+      const Runs<const T> from = {source + offset + c0 * inner(), inner()};
+      const Runs<Acc> to = {target + lane, kTileStride<Acc>};
+      if (has_short_runs()) return LoadShortRuns<T>(from, run, n, to);
+      for (int64_t c = 0; c < n; ++c) Copy(from[c], run, ahead(), to[c]);
     });
     if (lanes == used()) return;
     for (int64_t c = 0; c < n; ++c) {
@@ -173,6 +182,19 @@ struct Tile {
               &writers.of_rows);
   }
 
+  // A part of n classes from c0 on.
+  void StorePart(int64_t c0, int64_t n) {
+    ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
+      const int64_t place = offset + c0 * inner();
+      const Runs<Acc> from = {x + lane, kTileStride<Acc>};
+      if (problem.softcap > 0) {
+        ChainShortRuns<T>(problem.softcap, {problem.logits + place, inner()}, run, n, from);
+      }
+      StoreShortRuns<T>({from.first, from.step}, run, n, {problem.dlogits + place, inner()});
+    });
+  }
+
+  // All classes, where runs are not short.
   void StoreClasses() {
     ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
       const int64_t position = first + lane;
@@ -226,23 +248,22 @@ struct Tile {
   // Left to itself, the compiler makes calls of some of what is done for each vector.
   ONNXLOSS_FOR_MANY __attribute__((flatten)) void Summarise() {
     const int64_t end = used();
-    for (int64_t c0 = 0; c0 < classes(); c0 += kClasses) {
-      const int64_t n = classes() - c0 < kClasses ? classes() - c0 : kClasses;
+    ForParts([&](int64_t c0, int64_t n) {
       if (!in_one_piece()) LoadPart(c0, n);
       for (int64_t j = 0; j < end; j += kVector) {
         SummariseLanes(c0, n, j,
                        in_one_piece() ? LoadLanes(n, j) : MaxOfClasses(ClassesOf(x, n, j), n));
       }
-    }
+    });
     if (classes() <= kPartialTerms) return;  // one sum, which is rounded
     for (int64_t j = 0; j < end; j += kVector) positions.stats.sum_minus_one.Round(j);
   }
 
   // Exponentials of rows whose label is ignored.
-  void ClearIgnored(int64_t j) {
-    const Classes<Acc> at = ClassesOf(x, classes(), j);
+  void ClearIgnored(int64_t n, int64_t j) {
+    const Classes<Acc> at = ClassesOf(x, n, j);
     const auto ignored = positions.IsIgnored(j);
-    for (int64_t c = 0; c < classes(); ++c) Store(at[c], ignored ? Vector<Acc>{} : Load(at[c]));
+    for (int64_t c = 0; c < n; ++c) Store(at[c], ignored ? Vector<Acc>{} : Load(at[c]));
   }
 
   // The gradient of a class, of its exponentials and dense coefficients, for the lanes from j on.
@@ -256,24 +277,46 @@ struct Tile {
     };
   }
 
-  ONNXLOSS_FOR_MANY __attribute__((flatten)) void FormGradient() {
-    const int64_t n = classes();
+  // Of a part of n classes from c0 on, whose exponentials are in x.
+  ONNXLOSS_FOR_MANY __attribute__((flatten)) void FormGradient(int64_t c0, int64_t n) {
     for (int64_t j = 0; j < used(); j += kVector) {
-      if (!positions.all_live) ClearIgnored(j);
+      if (!positions.all_live) ClearIgnored(n, j);
       const Classes<Acc> at = ClassesOf(x, n, j);
       const auto gradient_of = GradientOf(j);
-      const auto coefficient = Coefficients(0, n, j);
-      const auto gradient = [&](int64_t c) { return gradient_of(c, Load(at[c]), coefficient(c)); };
+      const auto coefficient = Coefficients(c0, n, j);
+      const auto gradient = [&](int64_t c) {
+        return gradient_of(c0 + c, Load(at[c]), coefficient(c));
+      };
       if (in_one_piece()) {
         StoreRows(gradient, n, j);
       } else {
         for (int64_t c = 0; c < n; ++c) Store(at[c], gradient(c));
       }
     }
-    if (!in_one_piece()) StoreClasses();
+    if (in_one_piece()) return;
+    has_short_runs() ? StorePart(c0, n) : StoreClasses();
   }
 
-  // The same where the tile was walked in parts: of logits read once more, one class at a time.
+  // Logits become exponentials.
+  ONNXLOSS_FOR_MANY void Exponentiate(int64_t n) {
+    for (int64_t c = 0; c < n; ++c) {
+      Acc* const of_class = x + c * kTileStride<Acc>;
+      for (int64_t j = 0; j < used(); j += kVector) {
+        Store(of_class + j, ScaledExp(Load(of_class + j) - Load(positions.stats.max.at + j)));
+      }
+    }
+  }
+
+  // The gradient where the tile was walked in parts, of logits read once more: part by part where
+  // runs are short,
+  void FormGradientOfParts() {
+    ForParts([this](int64_t c0, int64_t n) {
+      LoadPart(c0, n);
+      Exponentiate(n);
+      FormGradient(c0, n);
+    });
+  }
+  // and else one class at a time.
   ONNXLOSS_FOR_MANY __attribute__((flatten)) void FormGradientInParts() {
     ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
       for (int64_t c = 0; c < classes(); ++c) {
@@ -313,7 +356,13 @@ struct Tile {
     positions.FinishLosses();
     if (gradient()) {
       positions.FinishGradients();
-      in_parts() ? FormGradientInParts() : FormGradient();
+      if (!in_parts()) {
+        FormGradient(0, classes());
+      } else if (has_short_runs()) {
+        FormGradientOfParts();
+      } else {
+        FormGradientInParts();
+      }
     }
     positions.StoreResults(first, lanes);
   }

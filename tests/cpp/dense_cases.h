@@ -31,6 +31,7 @@ constexpr View kViews[] = {
     {2, 4097, 1},  {1, 6143, 1},  {4, 66001, 1},                // and more than kKeptBytes
     {3, 5, 2},     {2, 4, 63},    {2, 21, 129},  {5, 3, 7},     // the axis inside
     {1, 257, 3},   {2, 300, 5},   {1, 513, 130},                // parts of a tile
+    {80, 20, 3},   {9, 300, 15},  {9, 300, 16},                 // kFewestNeighbours
     {1025, 33, 1}, {2, 11, 1600}, {2100, 16, 1},                // several tasks
     {70, 700, 1},  {5, 9000, 1},                                // of long rows
     {1, 1100, 34}, {1, 600, 65},                                // of tiles that are not filled
@@ -108,6 +109,11 @@ inline void MaskClasses(const Draw& draw, Random* random, NaiveProblem* naive) {
   }
 }
 
+// Some have no exponential left then, and some a subnormal one.
+inline void SpreadLogits(NaiveProblem* naive) {
+  for (double& logit : naive->logits) logit *= 16;
+}
+
 // A long row's first sums are relative to what later ones are not near to.
 inline void RaiseLateLogits(NaiveProblem* naive) {
   for (int64_t c = 0; c < naive->classes / 2; ++c) {
@@ -125,6 +131,7 @@ inline NaiveProblem MakeNaive(const Draw& draw, const View& view, Random* random
   const int64_t count = view.outer * view.classes * view.inner;
   naive.from_logits = !random->OneIn(6);
   naive.logits = naive.from_logits ? Many(count, random, -128, 128) : Many(count, random, 1, 16);
+  if (naive.from_logits && random->OneIn(4)) SpreadLogits(&naive);
   if (naive.from_logits && random->OneIn(4)) DrawWildLogits(random, &naive);
   constexpr double kSmoothings[] = {0, 0, 0.125, 1};
   naive.label_smoothing = random->One(kSmoothings);

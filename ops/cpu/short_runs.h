@@ -14,7 +14,7 @@ constexpr int64_t kFewestNeighbours = 16;
 
 constexpr int64_t kAheadInRows = 4096;  // bytes
 
-// Calls visit(length) with a length below kFewestNeighbours as a type: a loop of two steps costs
+// Calls visit(length) with a length below kFewestNeighbours as a type: a loop of a few steps costs
 // more than the steps.
 template <class Visitor, int... kLengths>
 inline void WithLength(int64_t length, const Visitor& visit,

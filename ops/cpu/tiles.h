@@ -149,7 +149,7 @@ struct Tile {
   }
 
   // All lanes of a part.
-  void LoadPart(int64_t c0, int64_t n) {
+  ONNXLOSS_FOR_MANY void LoadPart(int64_t c0, int64_t n) {
     LoadClasses(problem.logits, c0, n, x);
     if (problem.softcap > 0) {
       for (int64_t c = 0; c < n; ++c) CapAll(problem.softcap, x + c * kTileStride<Acc>, used());
@@ -183,7 +183,7 @@ struct Tile {
   }
 
   // A part of n classes from c0 on.
-  void StorePart(int64_t c0, int64_t n) {
+  ONNXLOSS_FOR_MANY void StorePart(int64_t c0, int64_t n) {
     ForRuns([&](int64_t lane, int64_t run, int64_t offset) {
       const int64_t place = offset + c0 * inner();
       const Runs<Acc> from = {x + lane, kTileStride<Acc>};

@@ -36,6 +36,7 @@ from tests.reference import softmax_cross_entropy_loss
 SHAPES = (
     "1024x32000",  # 1024 tokens of a Llama 2 vocabulary
     "32x32000",  # a small batch
+    "1024x50257",  # of GPT-2: rows of any alignment, and the end of each in part of a vector
     "256x128256",  # 256 tokens of a Llama 3 vocabulary: rows beyond the first-level caches
     "8192x1000",  # a batch of ImageNet
     "16384x100",  # short rows: CIFAR-100
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shapes", nargs="*", default=SHAPES, metavar="NxC")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument(
         "--kernels", action="store_true", help="dtypes, options and instruction sets too"
     )

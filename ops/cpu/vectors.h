@@ -58,9 +58,9 @@ struct NumberTypes<Vector<double>> {
 // The forms with a mask throughout: gcc 12 warns of its own header in the others.
 constexpr __mmask16 kAll = 0xffff;
 
-// Which elements among some are not below `least`, as nan is not. gcc 12 would take k0 for an
-// intrinsic's result, which cannot select, and copy it.
+// Which elements among some are not below `least`, as nan is not.
 inline __mmask16 NotBelow(float least, __m512 x, __mmask16 among) {
+  // gcc 12 would take k0 for the intrinsic's result, which cannot select, and copy it.
   __mmask16 marks;
   asm("vcmpnltps %2, %1, %0%{%3%}"
       : "=Yk"(marks)
@@ -68,11 +68,7 @@ inline __mmask16 NotBelow(float least, __m512 x, __mmask16 among) {
   return marks;
 }
 inline __mmask8 NotBelow(double least, __m512d x, __mmask8 among) {
-  __mmask8 marks;
-  asm("vcmpnltpd %2, %1, %0%{%3%}"
-      : "=Yk"(marks)
-      : "v"(x), "v"(_mm512_set1_pd(least)), "Yk"(among));
-  return marks;
+  return _mm512_mask_cmp_pd_mask(among, x, _mm512_set1_pd(least), _CMP_NLT_UQ);
 }
 
 // exp(x) = 2^n 2^(j/32) exp(r): the powers fit two registers, and |r| <= ln 2 / 64 leaves a short

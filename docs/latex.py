@@ -42,7 +42,7 @@ def _line(line: str) -> str:
 def _written(token: re.Match[str]) -> str:
     """One token. In LaTeX a space counts for nothing: words bring their own."""
     if token["quoted"]:
-        return rf"\text{{{token['quoted']}}}"
+        return rf"\text{{{_escaped(token['quoted'])}}}"
     if token["range"] or token["index"]:
         return rf"\sum_{{{_line(token['range'] or token['index'])}}} "
     if token["name"]:

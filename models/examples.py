@@ -115,9 +115,7 @@ class Example:
         dloss = given.get("dloss", np.ones(()))
         loss, dlogits = function(given["logits"], given["labels"], dloss, *weights, **self.settings)
         truth = {"loss": loss, "dlogits": dlogits}
-        scores = ("axis", "from_logits", "logit_softcap")
-        kept = {name: self.settings[name] for name in scores if name in self.settings}
-        truth["lse"] = reference.lse(given["logits"], **kept)
+        truth["lse"] = reference.lse(given["logits"], **reference.of_lse(self.settings))
         if "dlabels" in self.has:
             truth["dlabels"] = reference.label_gradient(
                 given["logits"], dloss, *weights, **self.settings
@@ -214,6 +212,20 @@ EXAMPLES: tuple[Example, ...] = (
         has=("sample_weights",),
     ),
     Example(HARD, HARD.loss_and_grad, "probabilities", {"from_logits": 0}),
+    Example(
+        SOFT,
+        SOFT.loss_and_grad,
+        "normalized_before_clip",
+        {"from_logits": 0, "normalize": "before_clip", "epsilon": 0.0625},
+        has=("lse", "dlabels"),
+    ),
+    Example(
+        HARD,
+        HARD.loss_and_grad,
+        "normalized_after_clip",
+        {"from_logits": 0, "normalize": "after_clip", "epsilon": 0.0625},
+        has=("lse",),
+    ),
     Example(HARD, HARD.loss_and_grad, "z_loss_softcap", {"z_loss": 0.125, "logit_softcap": 4.0}),
     # The generic function, which branches on the node's attributes with If.
     Example(HARD, HARD.forward, "generic", folded=False),

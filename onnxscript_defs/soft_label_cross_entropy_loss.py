@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from onnx import TensorProto
 from onnxscript import opset19 as op
 from onnxscript import script
 from onnxscript.values import Opset
@@ -13,6 +14,8 @@ from .spec import (
     CLASS_WEIGHTS,
     DOMAIN,
     EMPTY_MEAN,
+    EPSILON,
+    EPSILON_LOW,
     FROM_LOGITS,
     INFINITY,
     LABEL_SMOOTHING,
@@ -20,11 +23,14 @@ from .spec import (
     LOGIT_SOFTCAP,
     LOGITS,
     NAN,
+    NORMALIZE,
+    OF_PROBABILITIES,
     ONE,
     OPSET_VERSION,
     REDUCTION,
     SAMPLE_WEIGHTS,
     STASH_TYPE,
+    UNDEFINED,
     Z_LOSS,
     Attribute,
     LossSpec,
@@ -47,6 +53,9 @@ def soft_label_cross_entropy_loss(
     label_smoothing: float,
     label_smoothing_low: float,
     from_logits: int,
+    normalize: str,
+    epsilon: float,
+    epsilon_low: float,
     z_loss: float,
     logit_softcap: float,
     stash_type: int,
@@ -76,9 +85,40 @@ def soft_label_cross_entropy_loss(
         x = op.Identity(stashed)
         slope = op.Identity(one)
 
-    if from_logits == 1:
-        x_max = op.ReduceMax(x, class_axis, keepdims=1)
-        shifted = x - x_max
+    # r is x, or what is made of it as probabilities.
+    if normalize == "none":
+        sum_x = op.Identity(one)
+        quotient = op.Identity(x)
+        outside = op.Less(x, op.Neg(infinity))
+        r = op.Identity(x)
+    else:
+        wide = op.Cast(op.Constant(value_float=epsilon), to=TensorProto.DOUBLE)
+        bound = wide + op.Cast(op.Constant(value_float=epsilon_low), to=TensorProto.DOUBLE)
+        lowest = op.Cast(bound, to=stash_type)
+        wide_one = op.Cast(op.Constant(value_float=1.0), to=TensorProto.DOUBLE)
+        highest = op.Cast(wide_one - bound, to=stash_type)
+        if normalize == "before_clip":
+            sum_x = op.ReduceSum(x, class_axis, keepdims=1)
+            quotient = x / sum_x
+        else:
+            sum_x = op.Identity(one)
+            quotient = op.Identity(x)
+        # Clip would take nan for a bound in some runtimes; a comparison with nan is false in all.
+        too_low = quotient < lowest
+        too_high = quotient > highest
+        outside = op.Or(too_low, too_high)
+        at_most = op.Where(too_high, highest, quotient)
+        r = op.Where(too_low, lowest, at_most)
+    if normalize == "after_clip":
+        scores = op.Log(r)
+    else:
+        scores = op.Identity(r)
+
+    # Whether a softmax joins the classes of a position.
+    joins = op.Or(from_logits == 1, normalize == "after_clip")
+    if joins:
+        x_max = op.ReduceMax(scores, class_axis, keepdims=1)
+        shifted = scores - x_max
         exp_shifted = op.Exp(shifted)
         sum_exp = op.ReduceSum(exp_shifted, class_axis, keepdims=1)
         log_sum_exp = op.Log(sum_exp)
@@ -88,8 +128,8 @@ def soft_label_cross_entropy_loss(
         # 0, but nan where the position has no softmax: what a term without weight adds.
         nothing_on_axis = log_sum_exp * zero
     else:
-        neg_log_p = op.Neg(op.Log(x))
-        one_class = op.Shape(op.ReduceMax(x, class_axis, keepdims=1))
+        neg_log_p = op.Neg(op.Log(scores))
+        one_class = op.Shape(op.ReduceMax(scores, class_axis, keepdims=1))
         lse_on_axis = op.Cast(op.ConstantOfShape(one_class), to=stash_type)
         p = op.Identity(zero)
         nothing_on_axis = op.Identity(lse_on_axis)
@@ -176,9 +216,18 @@ def soft_label_cross_entropy_loss(
         p_share = op.Identity(sum_a)
     direction = p * p_share - a
     if from_logits == 1:
-        by_logits = direction * s * slope
+        plain = direction * slope
     else:
-        plain = op.Where(direction == zero, zero, direction * slope / x)
+        by_r = op.Where(direction == zero, zero, direction * slope / r)
+        by_quotient = op.Where(outside, zero, by_r)
+        if normalize == "before_clip":
+            share = op.ReduceSum(by_quotient * quotient, class_axis, keepdims=1)
+            plain = (by_quotient - share) / sum_x
+        else:
+            plain = op.Identity(by_quotient)
+    if from_logits == 1:
+        by_logits = plain * s
+    else:
         unweighted = op.Where(op.IsNaN(plain), plain, zero)
         by_logits = op.Where(s == zero, unweighted, plain * s)
     gradient = k * by_logits
@@ -198,6 +247,8 @@ SPEC = LossSpec(
 x      = logits, or cap * tanh(logits / cap)        with cap = logit_softcap > 0
 lse_i  = log sum_c exp(x_ic)                        0 with from_logits = 0
 -lp_ic = lse_i - x_ic                               -log(x_ic) with from_logits = 0
+normalize "before_clip":  -lp_ic = -log(r_ic),         r_ic = clip(x_ic / sum_j x_ij)
+          "after_clip":   -lp_ic = lse_i - log(r_ic),  r_ic = clip(x_ic), lse_i = log sum_j r_ij
 t_ic   = (1 - e) labels_ic + e / C                  with e = label_smoothing
 class_weighting "class":     a_ic = w_c t_ic,  u_i = 1
                 "position":  a_ic = t_ic,      u_i = sum_c w_c t_ic
@@ -230,6 +281,9 @@ dlabels_ic = k_i s_i (1 - e) w_c * -lp_ic           class_weighting "class"
         LABEL_SMOOTHING,
         LABEL_SMOOTHING_LOW,
         FROM_LOGITS,
+        NORMALIZE,
+        EPSILON,
+        EPSILON_LOW,
         Z_LOSS,
         LOGIT_SOFTCAP,
         STASH_TYPE,
@@ -239,8 +293,8 @@ dlabels_ic = k_i s_i (1 - e) w_c * -lp_ic           class_weighting "class"
         "A logit of -inf is a masked class: its gradient is that of p_ic = 0; its loss is +inf "
         "unless a_ic is 0.",
         "A class whose coefficient a_ic is 0 adds 0, also where its logit is -inf.",
-        "A position with nan, +inf, or nothing but -inf among its x has a nan loss, lse and "
-        "gradient. With from_logits = 0 there is no such position.",
+        UNDEFINED,
+        OF_PROBABILITIES,
         'dlabels with class_weighting "position", where a label weighs the whole position, is an '
         "error in the kernel and nan in the function.",
     ),

@@ -14,6 +14,8 @@ from .spec import (
     CLASS_WEIGHTS,
     DOMAIN,
     EMPTY_MEAN,
+    EPSILON,
+    EPSILON_LOW,
     FALSE,
     FROM_LOGITS,
     INFINITY,
@@ -23,11 +25,14 @@ from .spec import (
     LOGITS,
     NAN,
     NO_IGNORED_LABEL,
+    NORMALIZE,
+    OF_PROBABILITIES,
     ONE,
     OPSET_VERSION,
     REDUCTION,
     SAMPLE_WEIGHTS,
     STASH_TYPE,
+    UNDEFINED,
     Z_LOSS,
     Attribute,
     LossSpec,
@@ -51,6 +56,9 @@ def softmax_cross_entropy_loss(
     label_smoothing: float,
     label_smoothing_low: float,
     from_logits: int,
+    normalize: str,
+    epsilon: float,
+    epsilon_low: float,
     z_loss: float,
     logit_softcap: float,
     stash_type: int,
@@ -80,9 +88,40 @@ def softmax_cross_entropy_loss(
         x = op.Identity(stashed)
         slope = op.Identity(one)
 
-    if from_logits == 1:
-        x_max = op.ReduceMax(x, class_axis, keepdims=1)
-        shifted = x - x_max
+    # r is x, or what is made of it as probabilities.
+    if normalize == "none":
+        sum_x = op.Identity(one)
+        quotient = op.Identity(x)
+        outside = op.Less(x, op.Neg(infinity))
+        r = op.Identity(x)
+    else:
+        wide = op.Cast(op.Constant(value_float=epsilon), to=TensorProto.DOUBLE)
+        bound = wide + op.Cast(op.Constant(value_float=epsilon_low), to=TensorProto.DOUBLE)
+        lowest = op.Cast(bound, to=stash_type)
+        wide_one = op.Cast(op.Constant(value_float=1.0), to=TensorProto.DOUBLE)
+        highest = op.Cast(wide_one - bound, to=stash_type)
+        if normalize == "before_clip":
+            sum_x = op.ReduceSum(x, class_axis, keepdims=1)
+            quotient = x / sum_x
+        else:
+            sum_x = op.Identity(one)
+            quotient = op.Identity(x)
+        # Clip would take nan for a bound in some runtimes; a comparison with nan is false in all.
+        too_low = quotient < lowest
+        too_high = quotient > highest
+        outside = op.Or(too_low, too_high)
+        at_most = op.Where(too_high, highest, quotient)
+        r = op.Where(too_low, lowest, at_most)
+    if normalize == "after_clip":
+        scores = op.Log(r)
+    else:
+        scores = op.Identity(r)
+
+    # Whether a softmax joins the classes of a position.
+    joins = op.Or(from_logits == 1, normalize == "after_clip")
+    if joins:
+        x_max = op.ReduceMax(scores, class_axis, keepdims=1)
+        shifted = scores - x_max
         exp_shifted = op.Exp(shifted)
         sum_exp = op.ReduceSum(exp_shifted, class_axis, keepdims=1)
         log_sum_exp = op.Log(sum_exp)
@@ -92,8 +131,8 @@ def softmax_cross_entropy_loss(
         # 0, but nan where the position has no softmax: what a term without weight adds.
         nothing_on_axis = log_sum_exp * zero
     else:
-        neg_log_p = op.Neg(op.Log(x))
-        one_class = op.Shape(op.ReduceMax(x, class_axis, keepdims=1))
+        neg_log_p = op.Neg(op.Log(scores))
+        one_class = op.Shape(op.ReduceMax(scores, class_axis, keepdims=1))
         lse_on_axis = op.Cast(op.ConstantOfShape(one_class), to=stash_type)
         p = op.Identity(zero)
         nothing_on_axis = op.Identity(lse_on_axis)
@@ -230,17 +269,26 @@ def softmax_cross_entropy_loss(
         p_share = sum_a + two * z * lse_on_axis
     else:
         p_share = op.Identity(sum_a)
-    # With from_logits = 0 there is no p: the uniform part keeps the logits' shape.
-    if from_logits == 1:
+    # Where no softmax joins the classes there is no p: the uniform part keeps the logits' shape.
+    if joins:
         p_a = p * p_share - uniform_a
     else:
         p_a = op.Expand(op.Neg(uniform_a), op.Shape(logits))
     minus_a_y = op.Where(valid_on_axis, op.Neg(a_y), zero)
     direction = op.ScatterElements(p_a, y_on_axis, minus_a_y, axis=axis, reduction="add")
     if from_logits == 1:
-        by_logits = direction * s_on_axis * slope
+        plain = direction * slope
     else:
-        plain = op.Where(direction == zero, zero, direction * slope / x)
+        by_r = op.Where(direction == zero, zero, direction * slope / r)
+        by_quotient = op.Where(outside, zero, by_r)
+        if normalize == "before_clip":
+            share = op.ReduceSum(by_quotient * quotient, class_axis, keepdims=1)
+            plain = (by_quotient - share) / sum_x
+        else:
+            plain = op.Identity(by_quotient)
+    if from_logits == 1:
+        by_logits = plain * s_on_axis
+    else:
         unweighted = op.Where(op.IsNaN(plain), plain, zero)
         by_logits = op.Where(s_on_axis == zero, unweighted, plain * s_on_axis)
     scaled = k * by_logits
@@ -256,6 +304,8 @@ SPEC = LossSpec(
 x      = logits, or cap * tanh(logits / cap)        with cap = logit_softcap > 0
 lse_i  = log sum_c exp(x_ic)                        0 with from_logits = 0
 -lp_ic = lse_i - x_ic                               -log(x_ic) with from_logits = 0
+normalize "before_clip":  -lp_ic = -log(r_ic),         r_ic = clip(x_ic / sum_j x_ij)
+          "after_clip":   -lp_ic = lse_i - log(r_ic),  r_ic = clip(x_ic), lse_i = log sum_j r_ij
 v_i    = 1 if labels_i != ignore_index else 0
 t_ic   = (1 - e) [c = y] + e / C                    with y = labels_i, e = label_smoothing
 class_weighting "class":     a_ic = w_c t_ic,  u_i = 1
@@ -296,6 +346,9 @@ p_ic = softmax(x)_ic;  k_i = dloss_i (none), dloss (sum), dloss / D (mean)
         LABEL_SMOOTHING,
         LABEL_SMOOTHING_LOW,
         FROM_LOGITS,
+        NORMALIZE,
+        EPSILON,
+        EPSILON_LOW,
         Z_LOSS,
         LOGIT_SOFTCAP,
         STASH_TYPE,
@@ -307,8 +360,8 @@ p_ic = softmax(x)_ic;  k_i = dloss_i (none), dloss (sum), dloss / D (mean)
         "the gradient of ignored positions 0.",
         "A logit of -inf is a masked class: its gradient is 0; as the target its loss is +inf.",
         "A class whose coefficient a_ic is 0 adds 0, also where its logit is -inf.",
-        "A position with nan, +inf, or nothing but -inf among its x has a nan loss, lse and "
-        "gradient. With from_logits = 0 there is no such position.",
+        UNDEFINED,
+        OF_PROBABILITIES,
     ),
     sources=(
         "ONNX, SoftmaxCrossEntropyLoss-13: "

@@ -220,6 +220,29 @@ FROM_LOGITS = Attribute(
     "0: `logits` are probabilities already; their log takes the log-softmax's place.",
     choices=(0, 1),
 )
+NORMALIZE = Attribute(
+    "normalize",
+    "none",
+    "What becomes of the probabilities x that `from_logits` = 0 takes. `none`: nothing. "
+    "`before_clip`: they are divided by their sum, then clipped to [epsilon, 1 - epsilon] (Keras's "
+    "categorical losses). `after_clip`: clipped, then divided by their sum (its sparse ones).",
+    choices=("none", "before_clip", "after_clip"),
+)
+EPSILON = Attribute(
+    "epsilon",
+    0.0,
+    "What `normalize` clips to; 0 where it is `none`.",
+    minimum=0.0,
+    maximum=0.5,
+)
+EPSILON_LOW = Attribute(
+    "epsilon_low",
+    0.0,
+    "What a float attribute cannot hold of it: epsilon + epsilon_low is the bound.",
+    minimum=-(2.0**-26),
+    maximum=2.0**-26,
+    derived=True,
+)
 Z_LOSS = Attribute(
     "z_loss",
     0.0,
@@ -233,6 +256,13 @@ LOGIT_SOFTCAP = Attribute(
     "Above 0: logits x become cap * tanh(x / cap) first.",
     minimum=0.0,
     maximum=FLOAT32_MAX,
+)
+UNDEFINED = (
+    "A position with nan, +inf, or nothing but -inf among its x has a nan loss, lse and gradient. "
+    "With from_logits = 0 that is so where `after_clip` leaves a nan or nothing but 0."
+)
+OF_PROBABILITIES = (
+    "With from_logits = 0 dlogits is the derivative of the loss too, 0 through what is clipped."
 )
 STASH_TYPE = Attribute(
     "stash_type",

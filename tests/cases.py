@@ -135,9 +135,7 @@ class Case:
         )
         truth = {"loss": loss, "dlogits": dlogits}
         if self.trait.lse:
-            names = ("axis", "from_logits", "logit_softcap")
-            settings = {name: self.attributes[name] for name in names if name in self.attributes}
-            truth["lse"] = reference.lse(given.logits, **settings)
+            truth["lse"] = reference.lse(given.logits, **reference.of_lse(self.attributes))
         if self.label_gradient:
             settings = {k: v for k, v in self.attributes.items() if k not in WITHOUT_LABELS}
             truth["dlabels"] = reference.label_gradient(

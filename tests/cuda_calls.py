@@ -19,14 +19,15 @@ PATHS = ("nothing", "resident", "streamed", "strided", "probabilities")
 LABEL_KINDS = {"int32": 0, "int64": 1}
 PROBABILITIES = 2
 MEAN_OVER = ("weights", "positions", "valid", "nonzero")
+NORMALIZE = ("none", "before_clip", "after_clip")
 EMPTY_MEAN = {"nan": np.nan, "sum": 1.0, "zero": np.inf}
 GUARD = 0xA5
 
 _INTEGERS = (
-    "type label_kind outer classes inner ignore_index from_logits reduced mean mean_over "
+    "type label_kind outer classes inner ignore_index from_logits normalize reduced mean mean_over "
     "class_weights_positions"
 )
-_NUMBERS = "empty_denominator label_smoothing z_loss softcap"
+_NUMBERS = "empty_denominator label_smoothing epsilon z_loss softcap"
 _POINTERS = "logits labels class_weights sample_weights dloss loss lse dlogits dlabels"
 _SAMPLED_INTEGERS = (
     "type label_kind rows classes num_true num_samples own_samples remove_accidental_hits reduced "
@@ -110,12 +111,14 @@ def make_call(
         inner=int(np.prod(logits.shape[axis + 1 :])),
         ignore_index=attributes.get("ignore_index", -100),
         from_logits=attributes.get("from_logits", 1),
+        normalize=NORMALIZE.index(attributes.get("normalize", "none")),
         reduced=reduction != "none",
         mean=reduction == "mean",
         mean_over=MEAN_OVER.index(mean_over) if reduction == "mean" else 1,
         class_weights_positions=attributes.get("class_weighting", "class") == "position",
         empty_denominator=EMPTY_MEAN[attributes.get("empty_mean", "nan")],
         label_smoothing=e if logits.dtype == np.float64 else float(np.float32(e)),
+        epsilon=attributes.get("epsilon", 0.0),
         z_loss=float(np.float32(attributes.get("z_loss", 0.0))),
         softcap=float(np.float32(attributes.get("logit_softcap", 0.0))),
     )

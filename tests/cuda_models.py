@@ -54,7 +54,8 @@ def _run_node(node: onnx.NodeProto, *inputs: np.ndarray | None) -> tuple[np.ndar
     if spec.name.startswith("Sampled"):
         results = cuda_calls.run_sampled(attributes, arrays, outputs=outputs)
     else:
-        attributes["label_smoothing"] += attributes.pop("label_smoothing_low")
+        for name in ("label_smoothing", "epsilon"):
+            attributes[name] += attributes.pop(f"{name}_low")
         soft = spec.name.startswith("SoftLabel")
         results = cuda_calls.run(attributes, arrays, soft=soft, outputs=outputs)
     return tuple(results.get(name) for name in wanted)

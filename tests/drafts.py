@@ -224,6 +224,21 @@ def unnormalised_probabilities(draft: Draft) -> None:
     draft.logits[...] = draft.rng.uniform(0.01, 2.0, draft.logits.shape)
 
 
+def confident_probabilities(draft: Draft) -> None:
+    """Beyond both bounds of a clip in every other row, as long as these leave some space."""
+    unnormalised_probabilities(draft)
+    target, classes = target_of(draft), draft.logits.shape[-1]
+    rows = np.arange(0, len(target), 2)
+    draft.logits[rows] /= 64 * classes
+    draft.logits[rows, target[rows]] = 1.0
+
+
+def no_probabilities(draft: Draft) -> None:
+    """Rows that add up to nothing."""
+    unnormalised_probabilities(draft)
+    draft.logits[:2] = 0.0
+
+
 def zero_and_one(draft: Draft) -> None:
     label = target_of(draft)
     draft.logits[:2] = 0.0

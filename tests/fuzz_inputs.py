@@ -20,7 +20,8 @@ _SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "axis": (1, 1, 1, 0, -1, -1, 2, -2, 3, -4),
     "ignore_index": (-100, 0, 1, -1, 255, 2**40, 2**63 - 1, NO_IGNORED_LABEL),
     "label_smoothing": (0.0, 0.0, 0.1, 0.75, 1.0),
-    "from_logits": (1, 1, 1, 1, 0),
+    "from_logits": (1, 1, 0),
+    "epsilon": (0.0, 1e-7, 2.0**-10),
     "z_loss": (0.0, 0.0, 0.01),
     "logit_softcap": (0.0, 0.0, 5.0, 30.0),
     "num_samples": (1, 2, 5, 9),
@@ -93,6 +94,12 @@ def random_operator(rng: np.random.Generator, turn: int) -> Operator:
         if choices and not attribute.derived:
             choices = _SETTINGS.get(attribute.name, choices)
             settings[attribute.name] = choices[rng.integers(len(choices))]
+    if settings.get("from_logits") == 1:
+        settings["normalize"] = "none"
+    if settings.get("normalize") == "none":
+        settings["epsilon"] = 0.0
+    elif "normalize" in settings:
+        settings["logit_softcap"] = 0.0
     optional = [port.name for port in (*op.inputs, *op.outputs) if port.optional]
     given = [name for name in optional if rng.random() < 0.5]
     if "num_samples" in settings:
@@ -175,6 +182,8 @@ def _dense_arrays(operator: Operator, rng: np.random.Generator) -> Arrays:
     arrays: Arrays = {"logits": 3 * rng.standard_normal(shape)}
     if operator.attributes["from_logits"] == 0:
         arrays["logits"] = rng.uniform(0.0625, 1, shape)
+    if operator.attributes["epsilon"] > 0:
+        arrays["logits"] *= rng.random(shape) < 0.8
     positions = tuple(np.delete(shape, place).tolist())
     if operator.has_indices:
         labels = rng.integers(0, classes, positions)
@@ -214,12 +223,20 @@ def _make_wild(operator: Operator, arrays: Arrays, rng: np.random.Generator) -> 
     name = floats[rng.integers(len(floats))]
     values = [np.nan, np.inf, -np.inf, 0.0, 1000.0, -1000.0]
     if name == "logits":
+        # In float64 the body's sums have no wider type.
         largest = float(ml_dtypes.finfo(DTYPES[operator.dtype]).max)
+        largest = min(largest, np.finfo(np.float64).max / 1024)
         values += [60000.0, -60000.0, largest, -largest]
+        if operator.attributes.get("normalize") == "before_clip":
+            # Their sum would be that of what is rounded away.
+            values = np.abs(values)
     array = arrays[name].reshape(-1)
     for value in rng.choice(values, min(array.size, int(rng.integers(1, 4)))):
         array[rng.integers(array.size)] = value
     if name == "logits" and rng.random() < 0.2:
+        if operator.attributes.get("normalize", "none") != "none":
+            # Many equal terms would give the body's sum an error that the kernel's has not.
+            values = [value for value in values if not np.isfinite(value)]
         arrays[name][...] = rng.choice(values)
     arrays[name] = array.reshape(arrays[name].shape)
 

@@ -56,11 +56,11 @@ def node_attributes(spec: LossSpec, dtype: str, settings: Mapping[str, Any]) -> 
     attributes |= settings
     if dtype == "float64":
         attributes["stash_type"] = onnx.TensorProto.DOUBLE
-    if "label_smoothing" in attributes:
-        e = attributes["label_smoothing"]
-        attributes["label_smoothing"] = float(np.float32(e))
-        if dtype == "float64":
-            attributes["label_smoothing_low"] = float(np.float32(e - np.float64(np.float32(e))))
+    for name in {"label_smoothing", "epsilon"} & set(attributes):
+        value = attributes[name]
+        attributes[name] = float(np.float32(value))
+        if dtype == "float64" or name == "epsilon":
+            attributes[f"{name}_low"] += float(np.float32(value - attributes[name]))
     return attributes
 
 

@@ -8,12 +8,14 @@ import numpy as np
 from tests.drafts import (
     Change,
     Trait,
+    confident_probabilities,
     gap_1000,
     in_turn,
     infinite_weight,
     margin_20,
     nan_ignored,
     nan_probabilities,
+    no_probabilities,
     not_finite,
     offset,
     offset_16_bit,
@@ -38,6 +40,7 @@ from tests.drafts import (
 WIDE = ("float32", "float64")
 POSITION = {"class_weighting": "position"}
 PROBABILITIES = {"from_logits": 0}
+ORDERS = ("before_clip", "after_clip")
 
 SAMPLE_WEIGHTS: tuple[Trait, ...] = (
     # Without class weights the input before this one is left out.
@@ -106,6 +109,14 @@ CLASS_WEIGHTING: tuple[Trait, ...] = (
 
 FROM_PROBABILITIES: tuple[Trait, ...] = (
     Trait("probabilities", (6, 10), probabilities, options=PROBABILITIES, lse=True),
+    # A mean without a divisor.
+    Trait(
+        "probabilities_weightless",
+        (4, 5),
+        in_turn(probabilities, set_sample_weights(0)),
+        sampled=True,
+        options=PROBABILITIES,
+    ),
     Trait(
         "probabilities_smoothed",
         (6, 10),
@@ -178,6 +189,74 @@ FROM_PROBABILITIES: tuple[Trait, ...] = (
     Trait("probabilities_empty_batch", (0, 5), options=PROBABILITIES, lse=True),
 )
 
+
+def normalized(order: str) -> tuple[Trait, ...]:
+    """Probabilities that are divided by their sum, and clipped to bounds that are exact."""
+    name = f"normalized_{order}"
+    options = {**PROBABILITIES, "normalize": order, "epsilon": 2.0**-10}
+    change = unnormalised_probabilities
+    return (
+        Trait(name, (6, 10), change, options=options, lse=True),
+        Trait(f"{name}_smoothed", (6, 10), change, weighted=True, e=0.1, options=options),
+        Trait(f"{name}_sampled", (2, 3, 4), change, weighted=True, sampled=True, options=options),
+        Trait(
+            f"{name}_position", (6, 10), change, weighted=True, e=0.1, options=options | POSITION
+        ),
+        # No class is clipped, and none at a bound: what softmax makes of the logarithms.
+        Trait(f"{name}_unclipped", (6, 10), change, options=options | {"epsilon": 0.0}),
+        Trait(
+            f"{name}_clipped",
+            (6, 10),
+            confident_probabilities,
+            weighted=True,
+            e=0.1,
+            options=options | {"epsilon": 0.0625},
+            lse=True,
+        ),
+        # Both bounds are one number, and no gradient is left.
+        Trait(f"{name}_clipped_half", (6, 5), change, options=options | {"epsilon": 0.5}, lse=True),
+        # Means without a divisor.
+        Trait(
+            f"{name}_weightless",
+            (4, 5),
+            in_turn(change, set_sample_weights(0)),
+            sampled=True,
+            options=options,
+        ),
+        Trait(f"{name}_z_loss", (6, 10), change, options=options | {"z_loss": 0.125}, lse=True),
+        Trait(f"{name}_no_sum", (6, 5), no_probabilities, options=options, lse=True),
+        Trait(
+            f"{name}_no_sum_unclipped",
+            (6, 5),
+            no_probabilities,
+            options=options | {"epsilon": 0.0},
+            lse=True,
+        ),
+        Trait(
+            f"{name}_no_sum_no_hit",
+            (4, 12),
+            in_turn(no_probabilities, zero_hit_weights),
+            weighted=True,
+            options=options | {"epsilon": 0.0},
+        ),
+        Trait(
+            f"{name}_nan",
+            (4, 5),
+            in_turn(change, nan_probabilities),
+            options=options,
+            lse=True,
+        ),
+        Trait(f"{name}_axis_first", (5, 4), change, axis=0, options=options, lse=True),
+        Trait(f"{name}_axis_last", (2, 3, 37), change, axis=-1, options=options, lse=True),
+        Trait(f"{name}_wide", (2, 21, 83), change, e=0.1, options=options, lse=True),
+        Trait(f"{name}_many_classes", (3, 65537), change, options=options | {"epsilon": 1e-7}),
+        Trait(f"{name}_unbatched", (5,), change, axis=0, options=options, lse=True),
+        Trait(f"{name}_empty_batch", (0, 5), options=options, lse=True),
+    )
+
+
+NORMALIZED = tuple(trait for order in ORDERS for trait in normalized(order))
+
 SCORES: tuple[Trait, ...] = (
     Trait("z_loss", (6, 10), options={"z_loss": 0.125}, lse=True),
     Trait("z_loss_smoothed", (6, 10), weighted=True, e=0.1, options={"z_loss": 0.0078125}),
@@ -220,7 +299,7 @@ def everything(name: str, shape: tuple[int, ...], mean_over: str, change: Change
     return Trait(name, shape, change, weighted=True, e=0.1, sampled=True, lse=True, options=options)
 
 
-SHARED_OPTIONS = (*SAMPLE_WEIGHTS, *CLASS_WEIGHTING, *FROM_PROBABILITIES, *SCORES)
+SHARED_OPTIONS = (*SAMPLE_WEIGHTS, *CLASS_WEIGHTING, *FROM_PROBABILITIES, *NORMALIZED, *SCORES)
 
 HARD_OPTIONS: tuple[Trait, ...] = (
     # An ignored position may have any weight, and its lse is there nevertheless.
@@ -238,6 +317,18 @@ HARD_OPTIONS: tuple[Trait, ...] = (
         weighted=True,
         options=PROBABILITIES,
         lse=True,
+    ),
+    *(
+        Trait(
+            f"normalized_{order}_ignored",
+            (6, 5),
+            in_turn(unnormalised_probabilities, nan_ignored),
+            weighted=True,
+            e=0.1,
+            options={**PROBABILITIES, "normalize": order},
+            lse=True,
+        )
+        for order in ORDERS
     ),
     Trait(
         "position_weights_ignored",

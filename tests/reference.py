@@ -8,7 +8,10 @@ is the loss of the numbers that the operator is given, after their rounding to i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +31,8 @@ def softmax_cross_entropy_loss(
     class_weighting: str = "class",
     label_smoothing: float = 0.0,
     from_logits: int = 1,
+    normalize: str = "none",
+    epsilon: float = 0.0,
     z_loss: float = 0.0,
     logit_softcap: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +42,7 @@ def softmax_cross_entropy_loss(
     `t_ic = (1-e) [c = y_i] + e/C`; see `_loss_and_gradient` for what becomes of it. The mean over
     the weights divides by the sum of s_i w[y_i] over the positions that are not ignored.
     """
-    scores = _scores(logits, axis, from_logits, logit_softcap)
+    scores = _scores(logits, axis, from_logits, logit_softcap, normalize, epsilon)
     n, classes = scores.x.shape
     y = np.asarray(labels).reshape(n)
     counts = y != ignore_index
@@ -76,6 +81,8 @@ def soft_label_cross_entropy_loss(
     class_weighting: str = "class",
     label_smoothing: float = 0.0,
     from_logits: int = 1,
+    normalize: str = "none",
+    epsilon: float = 0.0,
     z_loss: float = 0.0,
     logit_softcap: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +91,7 @@ def soft_label_cross_entropy_loss(
     Position i has the target distribution `t_ic = (1-e) labels_ic + e/C`, which need not add up to
     1. The mean over the weights divides by the sum of s_i u_i.
     """
-    scores = _scores(logits, axis, from_logits, logit_softcap)
+    scores = _scores(logits, axis, from_logits, logit_softcap, normalize, epsilon)
     n, classes = scores.x.shape
     t, _ = _rows(labels, axis)
     e = float(label_smoothing)
@@ -110,13 +117,15 @@ def label_gradient(
     empty_mean: str = "nan",
     label_smoothing: float = 0.0,
     from_logits: int = 1,
+    normalize: str = "none",
+    epsilon: float = 0.0,
     logit_softcap: float = 0.0,
 ) -> np.ndarray:
     """The gradient of `sum(dloss * loss)` by the labels of `soft_label_cross_entropy_loss`.
 
     That is `k_i s_i (1-e) w_c (-lp_ic)`, without a rule for zeros: 0 * inf is nan.
     """
-    scores = _scores(logits, axis, from_logits, logit_softcap)
+    scores = _scores(logits, axis, from_logits, logit_softcap, normalize, epsilon)
     n, classes = scores.x.shape
     s = _or_ones(sample_weights, n)
     # The class weights are inside the sum over classes, so D has none.
@@ -131,11 +140,23 @@ def label_gradient(
 
 
 def lse(
-    logits: np.ndarray, *, axis: int = 1, from_logits: int = 1, logit_softcap: float = 0.0
+    logits: np.ndarray,
+    *,
+    axis: int = 1,
+    from_logits: int = 1,
+    normalize: str = "none",
+    epsilon: float = 0.0,
+    logit_softcap: float = 0.0,
 ) -> np.ndarray:
-    """`log sum_c exp(x_ic)` of every position, ignored or not; 0 for probabilities."""
-    scores = _scores(logits, axis, from_logits, logit_softcap)
+    """`log sum_c exp(x_ic)` of every position, ignored or not; 0 where no softmax joins them."""
+    scores = _scores(logits, axis, from_logits, logit_softcap, normalize, epsilon)
     return scores.restore.positions(_lse(scores))
+
+
+def of_lse(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes on which `lse` depends."""
+    names = signature(lse).parameters
+    return {name: value for name, value in attributes.items() if name in names}
 
 
 def negative_log_softmax(x: np.ndarray) -> np.ndarray:
@@ -154,12 +175,12 @@ def negative_log_softmax(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Scores:
-    """The rows x `[N, C]`, how they change with the logits, and what they are."""
+    """The rows x `[N, C]`, what they are, and how slopes by them become those by the logits."""
 
     x: np.ndarray
-    dx: np.ndarray | float
     are_logits: bool
     restore: _Restore
+    by_logits: Callable[[np.ndarray], np.ndarray]
 
     @property
     def undefined(self) -> np.ndarray:
@@ -212,7 +233,7 @@ def _loss_and_gradient(
         slope = _softmax_slope(scores, weighting)
         if not scores.are_logits:
             slope = np.where(a == 0, 0.0, -a / scores.x)
-        slope = _times(factor[:, None], slope) * scores.dx
+        slope = _times(factor[:, None], scores.by_logits(slope))
         dlogits = np.where(counts[:, None], k[:, None] * slope, 0.0)
     return result, restore.logits(dlogits)
 
@@ -284,15 +305,44 @@ def _or_ones(weights: np.ndarray | None, size: int) -> np.ndarray:
     return np.asarray(weights).astype(np.float64).reshape(size)
 
 
-def _scores(logits: np.ndarray, axis: int, from_logits: int, logit_softcap: float) -> _Scores:
+def _scores(
+    logits: np.ndarray,
+    axis: int,
+    from_logits: int,
+    logit_softcap: float,
+    normalize: str,
+    epsilon: float,
+) -> _Scores:
     x, restore = _rows(logits, axis)
+    if normalize != "none":
+        return _normalized(x, restore, normalize, epsilon)
     if not logit_softcap:
-        return _Scores(x, 1.0, bool(from_logits), restore)
+        return _Scores(x, bool(from_logits), restore, lambda slope: slope)
     # cap * tanh has an error of its own size, which float64 would carry into every difference.
     ratio = x.astype(np.longdouble) / logit_softcap
     with np.errstate(over="ignore"):
         dx = 1 / np.cosh(ratio) ** 2
-    return _Scores(logit_softcap * np.tanh(ratio), dx, bool(from_logits), restore)
+    capped = logit_softcap * np.tanh(ratio)
+    return _Scores(capped, bool(from_logits), restore, lambda slope: slope * dx)
+
+
+def _normalized(x: np.ndarray, restore: _Restore, normalize: str, epsilon: float) -> _Scores:
+    """Probabilities divided by their sum, or whose log is a softmax's input; and clipped."""
+    before = normalize == "before_clip"
+    with np.errstate(all="ignore"):
+        total = x.sum(axis=1, keepdims=True) if before else 1.0
+        q = x / total
+    r = np.where(q < epsilon, epsilon, np.where(q > 1 - epsilon, 1 - epsilon, q))
+    clipped = (q < epsilon) | (q > 1 - epsilon)
+
+    def by_logits(slope: np.ndarray) -> np.ndarray:
+        if not before:
+            return np.where(clipped | (slope == 0), 0.0, slope / r)
+        by_q = np.where(clipped, 0.0, slope)
+        return (by_q - (by_q * q).sum(axis=1, keepdims=True)) / total
+
+    with np.errstate(all="ignore"):
+        return _Scores(r if before else np.log(r), not before, restore, by_logits)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,42 @@ def test_narrow_results_keep_the_contract(shape: tuple[int, int], dtype: str) ->
         assert ulp_errors(result[name], values).max() <= NARROW_ULP, name
 
 
+@both_losses
+@pytest.mark.parametrize("normalize", ["none", "before_clip", "after_clip"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_losses_of_probabilities_keep_the_contract(
+    shape: tuple[int, int], dtype: str, normalize: str, loss: str
+) -> None:
+    """Of softmaxes of standard normal rows."""
+    rng = np.random.default_rng(shape)
+    exponentials = np.exp(rng.standard_normal(shape))
+    probabilities = exponentials / exponentials.sum(1, keepdims=True)
+    indices, shares = (
+        rng.integers(0, shape[1], shape[0]),
+        rng.dirichlet(np.ones(shape[1]), shape[0]),
+    )
+    arrays = {
+        "logits": probabilities.astype(DTYPES[dtype]),
+        "labels": {HARD: indices, SOFT: shares.astype(DTYPES[dtype])}[loss],
+        "dloss": np.ones(shape[0], DTYPES[dtype]),
+    }
+    settings = {"from_logits": 0, "normalize": normalize, "reduction": "none"}
+    if normalize != "none":
+        settings["epsilon"] = 2.0**-24
+    result = run_config(loss, arrays, library=True, **settings)
+    truth = reference_of(loss, arrays, **settings)
+    assert ulp_errors(result["loss"], truth["loss"]).max() <= LOSS_ULP
+    units = np.abs(truth["dlogits"])
+    if loss == SOFT:
+        # Both signs meet: that of the labels, and that of the sum.
+        units = units + shares / probabilities
+    allowed = np.finfo(dtype).eps * np.maximum(units, np.finfo(dtype).tiny)
+    errors = np.abs(result["dlogits"] - truth["dlogits"]) / allowed
+    assert np.quantile(errors, 0.999) <= GRADIENT_ULP["most"]
+    assert errors.max() <= GRADIENT_ULP["all"]
+
+
 # A difference of 20 is rounded, which is half an ulp of 20 in its exponential.
 WIDE_RTOL = {"float32": 2e-6, "float64": 1e-14}
 

@@ -41,6 +41,8 @@ def test_axis_out_of_range(spec: LossSpec, op: OpSpec, axis: int) -> None:
         ("class_weighting", "Class", '"Class"'),
         ("from_logits", 2, "2"),
         ("from_logits", -1, "-1"),
+        ("normalize", "clip", '"clip"'),
+        ("normalize", "", '""'),
         ("z_loss", -0.5, "-0.5"),
         ("z_loss", float("nan"), "nan"),
         ("z_loss", float("inf"), "inf"),
@@ -55,6 +57,48 @@ def test_attribute_value(spec: LossSpec, op: OpSpec, name: str, value: Any, show
     attribute = next(attribute for attribute in op.attributes if attribute.name == name)
     if not attribute.derived:
         assert f"expected {attribute.allowed}." in message
+
+
+@every_operator
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epsilon": 0.25}, 'epsilon is 0.25; expected 0 where normalize is "none".'),
+        (
+            {"from_logits": 0, "epsilon_low": 0.25},
+            'epsilon is 0.25; expected 0 where normalize is "none".',
+        ),
+        (
+            {"normalize": "after_clip", "from_logits": 0, "epsilon": 0.75},
+            "epsilon is 0.75; expected a number in [0, 0.5].",
+        ),
+        (
+            {"normalize": "before_clip", "from_logits": 0, "epsilon": -0.25},
+            "epsilon is -0.25; expected a number in [0, 0.5].",
+        ),
+        (
+            {"normalize": "after_clip", "from_logits": 0, "epsilon": float("nan")},
+            "epsilon is nan; expected a number in [0, 0.5].",
+        ),
+        (
+            {"normalize": "after_clip", "from_logits": 0, "epsilon": 0.5, "epsilon_low": 0.25},
+            "epsilon is 0.75; expected a number in [0, 0.5].",
+        ),
+        (
+            {"normalize": "before_clip"},
+            'normalize is "before_clip"; expected "none" where from_logits is 1.',
+        ),
+        (
+            {"normalize": "after_clip", "from_logits": 0, "logit_softcap": 4.0},
+            "logit_softcap is 4; expected 0 beside normalize.",
+        ),
+    ],
+)
+def test_what_is_made_of_probabilities(
+    spec: LossSpec, op: OpSpec, settings: dict[str, Any], message: str
+) -> None:
+    shown = message_of(lambda: open_model(spec, op, good_arrays(spec, op), **settings))
+    assert f"{op.name}: {message}" in shown
 
 
 @pytest.mark.parametrize("op", SOFT.ops, ids=lambda op: op.name)

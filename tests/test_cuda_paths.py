@@ -186,22 +186,22 @@ def test_a_bad_label_takes_no_part_in_a_mean_s_gradient() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(5, 12), (3, 700), (2, 30, 5)])
-@pytest.mark.parametrize("from_logits", [1, 0])
-def test_gradient_by_labels(from_logits: int, shape: tuple[int, ...], dtype: str) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"from_logits": 1},
+        {"from_logits": 0},
+        {"from_logits": 0, "normalize": "before_clip", "epsilon": 0.03125},
+        {"from_logits": 0, "normalize": "after_clip", "epsilon": 0.03125},
+    ],
+    ids=["logits", "probabilities", "before_clip", "after_clip"],
+)
+def test_gradient_by_labels(settings: dict[str, Any], shape: tuple[int, ...], dtype: str) -> None:
     arrays = draw(SOFT, shape, 1, dtype)
-    if not from_logits:
+    if not settings["from_logits"]:
         arrays["logits"] = np.abs(arrays["logits"]) + DTYPES[dtype].type(0.125)
-    settings = {
-        "axis": 1,
-        "reduction": "none",
-        "label_smoothing": 0.25,
-        "from_logits": from_logits,
-    }
+    settings = {**settings, "axis": 1, "reduction": "none", "label_smoothing": 0.25}
     result = cuda_calls.run(settings, arrays, soft=True, outputs=("dlabels",))["dlabels"]
-    wide = {name: values.astype(np.float64) for name, values in arrays.items()}
-    x = np.moveaxis(wide["logits"], 1, -1)
-    rows = x.reshape(-1, shape[1])
-    neg_log_p = reference.negative_log_softmax(rows) if from_logits else -np.log(rows)
-    k = (wide["dloss"] * wide["sample_weights"])[..., None] * 0.75
-    expected = np.moveaxis(k * wide["class_weights"] * neg_log_p.reshape(x.shape), -1, 1)
+    weights = {name: arrays[name] for name in ("class_weights", "sample_weights")}
+    expected = reference.label_gradient(arrays["logits"], arrays["dloss"], **weights, **settings)
     assert_kernel_alone(result, expected, "dlabels")

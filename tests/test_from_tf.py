@@ -246,9 +246,9 @@ DTYPES = (
     (CC, {}, "float64", TensorProto.DOUBLE),
     (CC, {"from_logits": True, "dtype": "float64"}, "float32", TensorProto.DOUBLE),
     (CC, {"from_logits": True, "dtype": "float16"}, "float16", TensorProto.FLOAT16),
-    (CC, {"dtype": "mixed_float16"}, "float16", TensorProto.FLOAT),
+    (CC, {"dtype": "mixed_float16"}, "float16", TensorProto.FLOAT16),
     ("keras.losses.categorical_crossentropy", {"from_logits": True}, "float16", 10),
-    ("keras.losses.sparse_categorical_crossentropy", {}, "float16", TensorProto.FLOAT),
+    ("keras.losses.sparse_categorical_crossentropy", {}, "float16", TensorProto.FLOAT16),
 )
 
 
@@ -256,7 +256,7 @@ DTYPES = (
 def test_the_dtype_of_the_loss(
     api: str, settings: dict[str, Any], dtype: str, expected: int
 ) -> None:
-    """The logits', or Keras's own where that is wider; float32 at least for probabilities."""
+    """The logits', or Keras's own where that is wider."""
     model = onnxloss.export(
         onnxloss.from_tf(api, **settings), logits=(2, 3), dtype=dtype, gradient=True
     )

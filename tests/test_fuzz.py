@@ -140,6 +140,9 @@ def gain(operator: Operator, arrays: Arrays) -> float:
         # A row of them, or that many of one that is not a probability; squared where they weigh
         # positions.
         factor *= (2 * greatest("labels")) ** 2
+    if operator.attributes.get("normalize") == "after_clip":
+        # Losses are differences of logarithms.
+        factor *= 16
     return factor * (1 + 2 * operator.attributes["z_loss"] * greatest("logits"))
 
 

@@ -47,7 +47,7 @@ def test_the_digits_classifier_is_what_is_written() -> None:
 
 def test_the_models_are_small_and_have_every_operator() -> None:
     paths = [path for path in ROOT.rglob("*") if path.suffix in (".onnx", ".pb")]
-    assert sum(path.stat().st_size for path in paths) < 300_000
+    assert sum(path.stat().st_size for path in paths) < 350_000
     operators = {op.name for spec in CATALOGUE for op in spec.ops}
     assert {example.op.name for example in EXAMPLES} == operators
     assert len(set(FOLDERS)) == len(FOLDERS)

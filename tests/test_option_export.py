@@ -134,6 +134,10 @@ def test_sample_weights_of_another_shape(loss: str, shape: tuple[int, ...]) -> N
         ("class_weighting", "Class", '"Class"'),
         ("from_logits", 2, "2"),
         ("from_logits", False, "False"),
+        ("normalize", "clip", '"clip"'),
+        ("epsilon", 0.75, "0.75"),
+        ("epsilon", -0.25, "-0.25"),
+        ("epsilon", float("nan"), "nan"),
         ("z_loss", -0.5, "-0.5"),
         ("z_loss", float("nan"), "nan"),
         ("z_loss", float("inf"), "inf"),
@@ -149,6 +153,27 @@ def test_attribute_value(loss: str, name: str, value: Any, shown: str) -> None:
     allowed = attributes[name].allowed
     assert f"{OPS[loss]}: {name} is {shown}" in str(caught.value)
     assert str(caught.value).endswith(f"; expected {allowed}.")
+
+
+@both_losses
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epsilon": 0.25}, 'epsilon is 0.25; expected 0 where normalize is "none".'),
+        (
+            {"normalize": "before_clip"},
+            'normalize is "before_clip"; expected "none" where from_logits is 1.',
+        ),
+        (
+            {"normalize": "after_clip", "from_logits": 0, "logit_softcap": 4.0},
+            "logit_softcap is 4.0; expected 0 beside normalize.",
+        ),
+    ],
+)
+def test_what_is_made_of_probabilities(loss: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(onnxloss.LossError) as caught:
+        onnxloss.LossConfig(OPS[loss], settings)
+    assert str(caught.value) == f"{OPS[loss]}: {message}"
 
 
 def test_probabilities_have_no_valid_labels_to_count() -> None:

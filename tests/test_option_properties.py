@@ -111,6 +111,22 @@ def test_weighting_of_class_and_position_agree_on_indices(library: bool) -> None
 
 @both_ways
 @both_losses
+@pytest.mark.parametrize("normalize", ["before_clip", "after_clip"])
+def test_normalized_probabilities_need_not_add_up(loss: str, normalize: str, library: bool) -> None:
+    """Their scale does not matter, but to the gradient; without clipping neither does the order."""
+    arrays = make_inputs(loss, SHAPE)
+    arrays["logits"] = np.random.default_rng(3).dirichlet(np.ones(SHAPE[1]), SHAPE[0])
+    arrays["logits"] = arrays["logits"].astype(np.float32)
+    settings = {"from_logits": 0, "label_smoothing": 0.1}
+    plain = run_config(loss, arrays, library=library, **settings, normalize="before_clip")
+    halved = {**arrays, "logits": arrays["logits"] / 2}
+    scaled = run_config(loss, halved, library=library, **settings, normalize=normalize)
+    scaled["dlogits"] /= 2
+    assert_same(plain, scaled, units=16)
+
+
+@both_ways
+@both_losses
 @wide_dtypes
 def test_probabilities_are_the_softmax_of_logits(loss: str, dtype: str, library: bool) -> None:
     """The same loss; its gradient comes through the softmax's Jacobian."""

@@ -16,6 +16,8 @@ enum class LabelKind : int { kIndex32, kIndex64, kProbabilities };
 // The ignore_index of a problem that ignores no label: as a label it is bad like any other that is
 // no class.
 constexpr int64_t kNoIgnoredLabel = INT64_MIN;
+// What becomes of probabilities: they are divided by their sum before or after they are clipped.
+enum class Normalize : int { kNone, kBeforeClip, kAfterClip };
 // What the denominator of a mean adds up.
 enum class MeanOver : int { kWeights, kPositions, kValid, kNonzero };
 
@@ -29,9 +31,11 @@ struct LossProblem {
   int64_t inner;
   double label_smoothing;
   int64_t ignore_index;
-  const void* logits;  // T [outer, classes, inner]
-  const void* labels;  // indices [outer, inner], or T as logits
-  bool from_logits;    // else `logits` are probabilities
+  const void* logits;   // T [outer, classes, inner]
+  const void* labels;   // indices [outer, inner], or T as logits
+  bool from_logits;     // else `logits` are probabilities
+  Normalize normalize;  // of probabilities
+  double epsilon;       // where they are clipped: to [epsilon, 1 - epsilon]
   double z_loss;
   double softcap;                // 0 for none
   const void* class_weights;     // S [classes], or null for ones

@@ -6,6 +6,7 @@
 #include "cpu/label_gradient.h"
 #include "cpu/long_rows.h"
 #include "cpu/probabilities.h"
+#include "cpu/probability_lanes.h"
 #include "cpu/short_rows.h"
 #include "cpu/tiles.h"
 #include "cpu/typed_kernels.h"
@@ -16,7 +17,10 @@ namespace onnxloss::ONNXLOSS_TARGET {
 template <class T, class Row>
 void RunTyped(const TypedProblem<T, Row>& problem, int64_t first, int64_t last) {
   const LossProblem& raw = problem.raw;
-  if (!raw.from_logits) {
+  const bool plain = raw.dlabels == nullptr && raw.softcap == 0;
+  if (!raw.from_logits && plain && (raw.inner > 1 || raw.classes <= kFewProbabilities)) {
+    RunProbabilityLanes(problem, first, last);
+  } else if (!raw.from_logits) {
     RunProbabilities(problem, first, last);
   } else if (raw.inner > 1 || raw.classes <= kFewClasses) {
     RunTiles(problem, first, last);
@@ -26,7 +30,7 @@ void RunTyped(const TypedProblem<T, Row>& problem, int64_t first, int64_t last) 
     RunLongRows(problem, first, last);
   }
   if constexpr (!Row::kHasTarget) {
-    if (raw.dlabels != nullptr) WriteLabelGradient(problem, first, last);
+    if (raw.dlabels != nullptr && raw.from_logits) WriteLabelGradient(problem, first, last);
   }
   if (raw.stream) Fence();
 }

@@ -6,8 +6,8 @@
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
-// dlabels_c = k (1-e) w_c -log softmax(x)_c, or k (1-e) w_c -log x_c of probabilities, with k as in
-// the rows' formulas. The exponentials are formed once more: lse alone has not the digits.
+// dlabels_c = k (1-e) w_c -log softmax(x)_c, with k as in the rows' formulas. The exponentials are
+// formed once more: lse alone has not the digits.
 template <class T, class Row>
 struct LabelGradientRow {
   using Acc = Accumulator<T>;
@@ -46,10 +46,6 @@ struct LabelGradientRow {
 
   void Run() const {
     const Acc k = problem.upstream(position);
-    if (!problem.raw.from_logits) {
-      for (int64_t c = 0; c < classes(); ++c) Store(c, k, -Log(x(c)));
-      return;
-    }
     const RowSoftmax<Acc> softmax = Softmax();
     for (int64_t c = 0; c < classes(); ++c) Store(c, k, NegLogP(softmax, x(c)));
   }

@@ -145,6 +145,7 @@ struct Marks {
       return {_mm512_cmp_pd_mask(a, b, _CMP_NEQ_UQ)};
     }
   }
+  bool Any() const { return bits != 0; }
   Vector<Acc> Choose(Vector<Acc> marked, Vector<Acc> other) const {
     if constexpr (std::is_same_v<Acc, float>) {
       return _mm512_mask_mov_ps(other, bits, marked);
@@ -183,6 +184,12 @@ struct Marks {
 
   static Marks Different(Vector<Acc> a, Vector<Acc> b) {
     return {BitCast<VectorBits<Acc>>(a != b)};
+  }
+  bool Any() const {
+    const auto pairs = BitCast<VectorBits<double>>(bits);
+    uint64_t any = 0;
+    for (int64_t i = 0; i < kWidth<double>; ++i) any |= pairs[i];
+    return any != 0;
   }
   Vector<Acc> Choose(Vector<Acc> marked, Vector<Acc> other) const { return bits ? marked : other; }
   Vector<Acc> ScaledExpOf(Vector<Acc> x) const { return Choose(ScaledExp(x), Vector<Acc>{}); }

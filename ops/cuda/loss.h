@@ -17,12 +17,14 @@ struct LossCall {
   int64_t inner;
   int64_t ignore_index;
   int64_t from_logits;              // else `logits` are probabilities
+  int64_t normalize;                // Normalize, of probabilities
   int64_t reduced;                  // loss and dloss are one number
   int64_t mean;                     // that is a mean
   int64_t mean_over;                // MeanOver
   int64_t class_weights_positions;  // they weigh positions, not the terms of their classes
   double empty_denominator;         // what replaces a denominator of 0
   double label_smoothing;
+  double epsilon;  // where probabilities are clipped: to [epsilon, 1 - epsilon]
   double z_loss;
   double softcap;              // 0 for none
   const void* logits;          // T [outer, classes, inner]

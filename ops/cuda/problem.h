@@ -4,6 +4,7 @@
 
 #include "cuda/device.h"
 #include "cuda/loss.h"
+#include "rows/normalization.h"
 #include "rows/soft_label_cross_entropy_loss.h"
 #include "rows/softcap.h"
 #include "rows/softmax_cross_entropy_loss.h"
@@ -80,6 +81,21 @@ struct Problem {
   ONNXLOSS_DEVICE Acc CapSlope(Acc logit) const {
     const Acc cap = static_cast<Acc>(call.softcap);
     return cap > 0 ? SoftCapSlope(logit, cap) : Acc{1};
+  }
+  ONNXLOSS_DEVICE bool DividesFirst() const {
+    return call.normalize == static_cast<int64_t>(Normalize::kBeforeClip);
+  }
+  ONNXLOSS_DEVICE bool DividesLast() const {
+    return call.normalize == static_cast<int64_t>(Normalize::kAfterClip);
+  }
+  // What probabilities are clipped to.
+  ONNXLOSS_DEVICE Normalization<Acc> Bounds() const {
+    Normalization<Acc> bounds;
+    if (DividesFirst() || DividesLast()) {
+      bounds.lowest = static_cast<Acc>(call.epsilon);
+      bounds.highest = static_cast<Acc>(1 - call.epsilon);
+    }
+    return bounds;
   }
   ONNXLOSS_DEVICE double Denominator() const {
     return arguments.denominator == nullptr ? arguments.known_denominator : *arguments.denominator;

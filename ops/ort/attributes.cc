@@ -43,6 +43,37 @@ OrtStatus* ReadSmoothing(const AttributeReader& read, ElementType type, double* 
   return nullptr;
 }
 
+// What is made of probabilities. After from_logits and logit_softcap.
+OrtStatus* ReadNormalization(const AttributeReader& read, Attributes* attributes) {
+  static const char* const kNames[] = {"none", "before_clip", "after_clip"};
+  float high = 0;
+  float low = 0;
+  if (OrtStatus* status = read.OneOf("normalize", kNames, &attributes->normalize)) return status;
+  if (OrtStatus* status = read.Float("epsilon", &high)) return status;
+  if (OrtStatus* status = read.Float("epsilon_low", &low)) return status;
+  const double epsilon = static_cast<double>(high) + static_cast<double>(low);
+  const std::string shown = low == 0 ? ToString(high) : ToString(epsilon);
+  attributes->epsilon = epsilon;
+  if (attributes->normalize == Normalize::kNone) {
+    if (epsilon == 0) return nullptr;
+    return InvalidArgument(read.api, read.op, "epsilon", shown, "0 where normalize is \"none\"");
+  }
+  if (!(epsilon >= 0 && epsilon <= 0.5)) {
+    return InvalidArgument(read.api, read.op, "epsilon", shown, "a number in [0, 0.5]");
+  }
+  if (attributes->from_logits) {
+    return InvalidArgument(read.api, read.op, "normalize",
+                           Quoted(kNames[static_cast<int>(attributes->normalize)]),
+                           "\"none\" where from_logits is 1");
+  }
+  if (attributes->logit_softcap != 0) {
+    return InvalidArgument(read.api, read.op, "logit_softcap",
+                           ToString(static_cast<float>(attributes->logit_softcap)),
+                           "0 beside normalize");
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 double EmptyDenominator(EmptyMean empty_mean) {
@@ -81,6 +112,7 @@ OrtStatus* ReadAttributes(const OrtApi& api, const OrtKernelInfo* info, const Op
   if (OrtStatus* status = read.Factor("logit_softcap", &attributes->logit_softcap)) {
     return status;
   }
+  if (OrtStatus* status = ReadNormalization(read, attributes)) return status;
   if (OrtStatus* status = ReadSmoothing(read, op.type, &attributes->label_smoothing)) return status;
   return read.StashType(op.type);
 }

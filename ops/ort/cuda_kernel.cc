@@ -21,6 +21,8 @@ cuda::LossCall Describe(const LossKernel& node, const Inputs& inputs, const View
   call.inner = view.inner;
   call.ignore_index = attributes.ignore_index;
   call.from_logits = attributes.from_logits ? 1 : 0;
+  call.normalize = static_cast<int64_t>(attributes.normalize);
+  call.epsilon = attributes.epsilon;
   call.reduced = attributes.reduction != Reduction::kNone ? 1 : 0;
   call.mean = attributes.reduction == Reduction::kMean ? 1 : 0;
   call.mean_over = static_cast<int64_t>(attributes.mean_over);

@@ -122,6 +122,8 @@ LossProblem Describe(const LossKernel& kernel, const Inputs& inputs, const View&
   const bool mean = kernel.attributes.reduction == Reduction::kMean;
   problem.mean_over = mean ? kernel.attributes.mean_over : MeanOver::kPositions;
   problem.from_logits = kernel.attributes.from_logits;
+  problem.normalize = kernel.attributes.normalize;
+  problem.epsilon = kernel.attributes.epsilon;
   problem.z_loss = kernel.attributes.z_loss;
   problem.softcap = kernel.attributes.logit_softcap;
   problem.dloss = inputs.dloss.data;

@@ -85,6 +85,8 @@ struct Attributes {
   EmptyMean empty_mean;
   bool class_weights_positions;  // class_weighting "position"
   bool from_logits;
+  Normalize normalize;
+  double epsilon;
   double z_loss;
   double logit_softcap;
   double label_smoothing;  // label_smoothing + label_smoothing_low

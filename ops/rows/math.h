@@ -172,6 +172,9 @@ struct LogConstants<float> {
   static constexpr uint32_t kOne = 0x3f800000;
   static constexpr float kIntegers = 0x1p23f;
   static constexpr float kNegligible = 0x1p-40f;
+  static constexpr float kLeastNormal = 0x1p-126f;
+  static constexpr float kNormalizer = 0x1p24f;
+  static constexpr float kNormalizerLog2 = 24;
   static constexpr float kLn2High = 0x1.62e3p-1f;
   static constexpr float kLn2Low = 0x1.2fefa2p-17f;
   template <class V>
@@ -190,6 +193,9 @@ struct LogConstants<double> {
   static constexpr uint64_t kOne = 0x3ff0000000000000;
   static constexpr double kIntegers = 0x1p52;
   static constexpr double kNegligible = 0x1p-80;
+  static constexpr double kLeastNormal = 0x1p-1022;
+  static constexpr double kNormalizer = 0x1p54;
+  static constexpr double kNormalizerLog2 = 54;
   static constexpr double kLn2High = 0x1.62e42fee00000p-1;
   static constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
   template <class V>
@@ -234,30 +240,64 @@ struct Logarithm {
   SCE_HD V Sum() const { return high + rest; }
 };
 
-// Contract of Log1pNonNegative: log(1 + x) for x in [0, 2^62] or nan, nan at nan and inf. Max
-// error: 1 ulp of the sum, and before it is rounded 1 ulp of min(sum, 1/4). Undefined for x < 0.
-//
-// 1 + x = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); log(1 + f) = 2 atanh(f / (2 + f)). What
-// the sum 1 + x rounds away comes back as a first-order term. An x whose square is nothing beside
-// it is not squared, which might give a subnormal number.
+// u = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), for a normal u.
 template <class V>
-SCE_HD Logarithm<V> Log1pNonNegative(V x) {
+struct PowerAndFraction {
+  V k;
+  V f;
+};
+template <class V>
+SCE_HD PowerAndFraction<V> SplitPower(V u) {
   using K = LogConstants<typename NumberTypes<V>::Scalar>;
   using Bits = typename NumberTypes<V>::Bits;
-  const V u = x + 1;
   const Bits shifted = BitCast<Bits>(u) + (K::kOne - K::kSqrtHalf);
   // A small integer in the low bits of kIntegers is that much above it.
   const Bits biased = (shifted >> K::kMantissa) + BitCast<Bits>(V{} + K::kIntegers);
   const V k = BitCast<V>(biased) - (K::kIntegers + (K::kOne >> K::kMantissa));
-  const V mantissa = BitCast<V>((shifted & K::kMantissaBits) + K::kSqrtHalf) - 1;
-  const V f = k == V{} ? x : mantissa;
+  return {k, BitCast<V>((shifted & K::kMantissaBits) + K::kSqrtHalf) - 1};
+}
+
+// log(2^k (1 + f)) and a small term: log(1 + f) = 2 atanh(f / (2 + f)). `squared` is f, or 0 where
+// the square of f is nothing beside it and might be subnormal.
+template <class V>
+SCE_HD Logarithm<V> LogOfParts(PowerAndFraction<V> parts, V squared, V small) {
+  using K = LogConstants<typename NumberTypes<V>::Scalar>;
+  const V s = squared / (2 + squared);
+  const V half_square = 0.5f * squared * squared;
+  const V tail = s * (half_square + K::Polynomial(s * s)) + (parts.k * K::kLn2Low + small);
+  return {parts.k * K::kLn2High, (tail - half_square) + parts.f};
+}
+
+// Contract of Log1pNonNegative: log(1 + x) for x in [0, 2^62] or nan, nan at nan and inf. Max
+// error: 1 ulp of the sum, and before it is rounded 1 ulp of min(sum, 1/4). Undefined for x < 0.
+//
+// What the sum 1 + x rounds away comes back as a first-order term.
+template <class V>
+SCE_HD Logarithm<V> Log1pNonNegative(V x) {
+  using K = LogConstants<typename NumberTypes<V>::Scalar>;
+  const V u = x + 1;
+  PowerAndFraction<V> parts = SplitPower(u);
+  parts.f = parts.k == V{} ? x : parts.f;
   const V of_sum = x < V{} + 1 ? x - (u - 1) : 1 - (u - x);
-  const V low = (k == V{} ? V{} : of_sum) / u;
-  const V g = x < V{} + K::kNegligible ? V{} : f;
-  const V s = g / (2 + g);
-  const V half_square = 0.5f * g * g;
-  const V tail = s * (half_square + K::Polynomial(s * s)) + (k * K::kLn2Low + low);
-  return {k * K::kLn2High, ((tail - half_square) + f) + (x - x)};
+  const V small = (parts.k == V{} ? V{} : of_sum) / u;
+  const V squared = x < V{} + K::kNegligible ? V{} : parts.f;
+  const Logarithm<V> log = LogOfParts(parts, squared, small);
+  return {log.high, log.rest + (x - x)};
+}
+
+// Contract of NaturalLog: log(x), -inf at 0, inf at inf, nan below 0 and at nan. Max error: 1 ulp.
+template <class V>
+SCE_HD V NaturalLog(V x) {
+  using Scalar = typename NumberTypes<V>::Scalar;
+  using K = LogConstants<Scalar>;
+  const V infinity = V{} + Infinity<Scalar>();
+  const V normal = x < V{} + K::kLeastNormal ? x * K::kNormalizer : x;
+  PowerAndFraction<V> parts = SplitPower(normal);
+  parts.k -= x < V{} + K::kLeastNormal ? V{} + K::kNormalizerLog2 : V{};
+  const V log = LogOfParts(parts, parts.f, V{}).Sum();
+  const V at_most_0 = x == V{} ? -infinity : infinity - infinity;
+  const V number = x > V{} ? log : at_most_0;
+  return x < infinity ? number : x;
 }
 
 // The C library's logarithm, for what is formed once per row: std::log would leave a function that

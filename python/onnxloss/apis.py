@@ -114,7 +114,7 @@ def beyond(config: LossConfig, z_loss: float, logit_softcap: float) -> LossConfi
     }
     if not changed:
         return config
-    if config.probabilities != "no" or config.attributes.get("from_logits", 1) == 0:
+    if config.attributes.get("from_logits", 1) == 0:
         name, value = next(iter(changed.items()))
         reason = f"its inputs are probabilities, not logits: no softmax is in {config.source}"
         raise expected(config.op, name, value, "0", reason)

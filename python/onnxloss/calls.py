@@ -106,16 +106,24 @@ def _add_output(write: Writer, result: Result, value: str) -> None:
 def node_attributes(config: LossConfig, op: OpSpec, at: Layout) -> dict[str, Any]:
     """Every attribute of the operator, in the SPEC's order: ONNX Runtime knows no defaults."""
     stash = stash_dtype(at.compute)
-    smoothing = float(config.attributes.get("label_smoothing", 0.0))
-    high = float(np.float32(smoothing))
+    smoothing, smoothing_low = _in_floats(config.attributes.get("label_smoothing", 0.0))
+    epsilon, epsilon_low = _in_floats(config.attributes.get("epsilon", 0.0))
     values = {
         **config.attributes,
         "axis": at.axis,
-        "label_smoothing": high,
-        "label_smoothing_low": smoothing - high if stash == "float64" else 0.0,
+        "label_smoothing": smoothing,
+        "label_smoothing_low": smoothing_low if stash == "float64" else 0.0,
+        "epsilon": epsilon,
+        "epsilon_low": epsilon_low,
         "stash_type": onnx_type(stash),
     }
     return {attribute.name: values[attribute.name] for attribute in op.attributes}
+
+
+def _in_floats(value: Any) -> tuple[float, float]:
+    """A number as what a float attribute holds of it, and the rest."""
+    high = float(np.float32(value))
+    return high, float(value) - high
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from .onnxscript_defs import NO_IGNORED_LABEL as NO_IGNORED_LABEL
 LabelAxis = Literal["dropped", "kept", "either"]
 LossAxis = Literal["dropped", "kept", "as labels"]
 Promotion = Literal["nothing", "class weights", "all"]
-Probabilities = Literal["no", "clipped", "normalised"]
 Samples = Literal["drawn", "shared", "with labels"]
 Refusal = Literal[
     "unbatched logits",
@@ -40,7 +39,6 @@ _CHOICES = {
     "label_axis": LabelAxis,
     "loss_axis": LossAxis,
     "promote": Promotion,
-    "probabilities": Probabilities,
 }
 
 
@@ -67,10 +65,6 @@ class LossConfig:
             TensorFlow does; float indices lose their fraction.
         dense_smoothing: Factor e of a smoothing that the attribute cannot express: probabilities t
             become (1 - e) t + e / n, where e is any number and n the size of the last axis.
-        probabilities: What `logits` are: "no" (scores), "clipped" (probabilities that are clipped
-            to [epsilon, 1 - epsilon] and whose log is taken for scores) or "normalised" (divided
-            by their sum and clipped, for the attribute `from_logits` = 0).
-        epsilon: What such probabilities are clipped to.
         compute_dtype: The dtype that the loss has at least, where the logits' is narrower.
         weighted_as_arrays: Whether losses and sample weights meet as arrays do, as in Keras: all
             shapes that broadcast to the positions' are taken; weights `[N, 1]` of positions `[N]`
@@ -104,8 +98,6 @@ class LossConfig:
     source: str = "onnxloss"
     cast_labels: bool = False
     dense_smoothing: float = 0.0
-    probabilities: Probabilities = "no"
-    epsilon: float = 1e-7
     compute_dtype: str | None = None
     weighted_as_arrays: bool = False
     refused: Mapping[Refusal, str] = field(default_factory=dict)
@@ -131,6 +123,7 @@ class LossConfig:
                 allowed = " or ".join(map(repr, get_args(choice)))
                 raise expected(self.op, name, getattr(self, name), allowed)
         _check_samples(self)
+        _check_probabilities(self)
         if self.class_weights is not None:
             object.__setattr__(self, "class_weights", _weights(self.op, self.class_weights))
         if not isinstance(self.sample_weights, bool):
@@ -201,6 +194,19 @@ def _check_samples(config: LossConfig) -> None:
             raise LossError(
                 f"{config.op}: {name} are given; expected none, the loss has no weights."
             )
+
+
+def _check_probabilities(config: LossConfig) -> None:
+    """What means something of probabilities alone, and what of logits alone."""
+    given = config.attributes
+    if given.get("normalize", "none") == "none":
+        if given.get("epsilon", 0.0) != 0:
+            raise expected(config.op, "epsilon", given["epsilon"], '0 where normalize is "none"')
+        return
+    if given["from_logits"] == 1:
+        raise expected(config.op, "normalize", given["normalize"], '"none" where from_logits is 1')
+    if given["logit_softcap"] != 0:
+        raise expected(config.op, "logit_softcap", given["logit_softcap"], "0 beside normalize")
 
 
 def _constant(op: str, weights: Any) -> np.ndarray:

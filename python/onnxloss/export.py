@@ -275,8 +275,8 @@ def _extra(
 def _unavailable(config: LossConfig, at: Layout, output: str) -> str:
     """Why the loss has not this output, or nothing."""
     if output in OF_LOGITS:
-        scores = config.probabilities == "no" and config.attributes["from_logits"] == 1
-        plain = scores and config.attributes["logit_softcap"] == 0
+        attributes = config.attributes
+        plain = attributes["from_logits"] == 1 and attributes["logit_softcap"] == 0
         return "" if plain else "the softmax's input is not what the logits are"
     if output == "dlabels":
         if config.attributes["class_weighting"] == "position":

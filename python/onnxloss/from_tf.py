@@ -75,9 +75,9 @@ def from_tf(
     Dtypes: labels of any dtype are cast. The loss has the logits' dtype, but for the Keras classes:
     there it has the wider of the logits' dtype and Keras's own (the setting `dtype`, float32 by
     default). So 16-bit logits give a float32 loss, as in Keras, and float64 logits a float64 one,
-    where Keras casts them down. Probabilities (`from_logits=False`) are never computed on in 16
-    bits, where they cannot be clipped to 1e-7. A Keras model that ends in a softmax has another
-    loss than its probabilities alone: see `onnxloss.tf.export`.
+    where Keras casts them down. 16-bit probabilities (`from_logits=False`) are clipped in float32.
+    A Keras model that ends in a softmax has another loss than its probabilities alone: see
+    `onnxloss.tf.export`.
 
     Args:
         loss: An instance of `keras.losses.CategoricalCrossentropy` or

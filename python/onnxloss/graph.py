@@ -15,14 +15,11 @@ from .config import NO_IGNORED_LABEL, LossConfig
 from .dtypes import FLOAT_DTYPES, promoted, stash_dtype
 from .layout import Layout, Ports
 from .nodes import (
-    Scores,
     by_their_sum,
     dloss_of,
     expanded,
-    led_back,
     nan_if_empty,
     scaled,
-    scores_of,
     smoothed,
 )
 from .sampled_graph import add_sampled_loss
@@ -70,10 +67,6 @@ def add_loss(
         attributes = {**config.attributes, "ignore_index": _IGNORED_FLOAT}
         config = replace(config, attributes=attributes)
     inputs["logits"] = write.cast(ports.logits, at.dtype, at.compute)
-    scores = None
-    if config.probabilities != "no":
-        scores = scores_of(write, config, inputs["logits"], at)
-        inputs["logits"] = scores.value
     if gradient:
         inputs["dloss"] = dloss_of(write, at, ports)
     if config.class_weights is not None:
@@ -84,7 +77,7 @@ def add_loss(
     stash = stash_dtype(at.compute)
     results = {"loss": _loss(write, config, at, ports, inputs["logits"])}
     if gradient:
-        results["dlogits"] = _dlogits(write, at, ports, scores)
+        results["dlogits"] = Result(ports.dlogits, at.logits, at.compute, at.dtype)
     optional = {
         "lse": Result(ports.other("lse"), at.positions, stash, stash),
         "dlabels": _dlabels(write, config, at, ports),
@@ -166,11 +159,6 @@ def _may_be_empty(config: LossConfig, at: Layout) -> bool:
     """Whether a mean that is nan without positions may have none, for all that the shape says."""
     sized = all(isinstance(size, int) and size > 0 for size in at.logits)
     return config.nan_if_empty and config.attributes["reduction"] == "mean" and not sized
-
-
-def _dlogits(write: Writer, at: Layout, ports: Ports, scores: Scores | None) -> Result:
-    dlogits = Result(ports.dlogits, at.logits, at.compute, at.dtype)
-    return dlogits if scores is None else replace(dlogits, changed=partial(led_back, write, scores))
 
 
 def _dlabels(write: Writer, config: LossConfig, at: Layout, ports: Ports) -> Result:

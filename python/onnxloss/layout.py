@@ -201,9 +201,6 @@ def _label_dtype(config: LossConfig, rank: int, dtype: str, given: str | None) -
 def _compute_dtype(config: LossConfig, dtype: str, label_dtype: str) -> str:
     """The dtype that the loss is computed in, after all promotion."""
     compute = promoted(dtype, config.compute_dtype or dtype)
-    if config.probabilities != "no":
-        # Clipping to 1e-7 is beyond the 16-bit types.
-        compute = promoted(compute, "float32")
     others = {}
     if config.takes_probabilities and not config.cast_labels:
         others["label_dtype"] = label_dtype

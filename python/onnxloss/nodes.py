@@ -3,67 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from .config import LossConfig
-from .dtypes import FLOAT_DTYPES, stash_dtype
+from .dtypes import stash_dtype
 from .layout import Layout, Ports, Shape
 from .writer import Writer, value_info
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What the operator takes for probabilities, and the values that lead its gradient back.
-
-    `outside` says of each whether it was too low, and whether it was too high. `division` has the
-    quotient, the divisor and the class axis, where there was a division.
-    """
-
-    value: str
-    clipped: str
-    outside: tuple[str, str]
-    dtype: str
-    division: tuple[str, str, str] | None = None
-
-
-def scores_of(write: Writer, config: LossConfig, given: str, at: Layout) -> Scores:
-    """The scores of probabilities: their log after "clipped", themselves after "normalised"."""
-    kind, dtype = config.probabilities, FLOAT_DTYPES[at.compute]
-    lowest = write.tensor(np.array(config.epsilon, dtype), "lowest_probability")
-    highest = write.tensor(np.array(1 - config.epsilon, dtype), "highest_probability")
-    value, division = given, None
-    if kind == "normalised":
-        axes = write.tensor(np.array([at.axis]), "class_axis")
-        total = write.node("ReduceSum", [given, axes], keepdims=1)
-        value = write.node("Div", [given, total])
-        division = value, total, axes
-    # Clip would take nan for a bound in some runtimes; a comparison with nan is false in all.
-    too_low = write.node("Less", [value, lowest])
-    too_high = write.node("Greater", [value, highest])
-    at_most = write.node("Where", [too_high, highest, value])
-    clipped = write.node("Where", [too_low, lowest, at_most])
-    if kind == "clipped":
-        return Scores(write.node("Log", [clipped]), clipped, (too_low, too_high), at.compute)
-    return Scores(clipped, clipped, (too_low, too_high), at.compute, division)
-
-
-def led_back(write: Writer, scores: Scores, gradient: str, result: str | None) -> str:
-    """The gradient by the probabilities, from the one by the scores."""
-    is_clipped = write.node("Or", list(scores.outside))
-    zero = write.number(0.0, scores.dtype)
-    if scores.division is None:
-        # An ignored position has gradient 0, whatever its probabilities: 0 / nan must not be nan.
-        is_zero = write.node("Equal", [gradient, zero])
-        divided = write.node("Div", [gradient, scores.clipped])
-        gradient = write.node("Where", [is_zero, zero, divided])
-        return write.node("Where", [is_clipped, zero, gradient], result)
-    gradient = write.node("Where", [is_clipped, zero, gradient])
-    quotient, total, axes = scores.division
-    product = write.node("Mul", [gradient, quotient])
-    share = write.node("ReduceSum", [product, axes], keepdims=1)
-    return write.node("Div", [write.node("Sub", [gradient, share]), total], result)
 
 
 def smoothed(write: Writer, labels: str, factor: float, dtype: str) -> str:

@@ -84,7 +84,7 @@ def export(
     if not isinstance(output, int) or not 0 <= output < count:
         raise expected("tf.export", "output", output, f"a number in [0, {count}), one of them")
     if scored:
-        if config.probabilities == "no":
+        if config.attributes["from_logits"] == 1:
             warnings.warn(
                 "tf.export: the model ends in a softmax or sigmoid, but from_logits is True; Keras "
                 "takes its input for the logits, and so do we.",
@@ -92,8 +92,8 @@ def export(
             )
         # The same shape, but with other names of its free sizes.
         forward.graph.output[count].type.CopyFrom(forward.graph.output[output].type)
-        attributes = {**config.attributes, "from_logits": 1}
-        config = dataclasses.replace(config, probabilities="no", attributes=attributes)
+        attributes = {**config.attributes, "from_logits": 1, "normalize": "none", "epsilon": 0.0}
+        config = dataclasses.replace(config, attributes=attributes)
     result = append_to(
         forward,
         config,

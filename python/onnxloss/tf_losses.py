@@ -111,7 +111,12 @@ def keras_loss(api: str, values: Mapping[str, Any]) -> LossConfig:
         factor = _number("label_smoothing", values["label_smoothing"])
         smoothed, smoothing = _smoothing(factor, last_axis=axis == -1)
         attributes |= smoothed
-        attributes["from_logits"] = int(from_logits)
+    if not from_logits:
+        attributes |= {
+            "from_logits": 0,
+            "normalize": "after_clip" if sparse else "before_clip",
+            "epsilon": float(_keras_default("epsilon", 1e-7)),
+        }
     return LossConfig(
         _HARD if sparse else _SOFT,
         attributes,
@@ -119,8 +124,6 @@ def keras_loss(api: str, values: Mapping[str, Any]) -> LossConfig:
         label_axis="either",
         cast_labels=True,
         dense_smoothing=smoothing,
-        probabilities="no" if from_logits else "clipped" if sparse else "normalised",
-        epsilon=float(_keras_default("epsilon", 1e-7)),
         compute_dtype=_compute_dtype(values["dtype"]) if is_class else None,
         weighted_as_arrays=is_class,
         refused=refused,

@@ -56,7 +56,7 @@ def test_check_says_what_a_loss_is_and_that_its_ways_agree(
     assert main(["check", "loss.onnx"]) == 0
     text = capsys.readouterr().out
     assert text.startswith('SoftmaxCrossEntropyLossAndGrad "SoftmaxCrossEntropyLossAndGrad"\n')
-    assert "  settings  label_smoothing=0.1; 11 more as by default\n" in text
+    assert "  settings  label_smoothing=0.1; 14 more as by default\n" in text
     assert "  runs      fused, by the library's kernel\n" in text
     assert "body and kernel agree on random data" in text
     assert text.endswith("1 loss: 1 fused, 1 with body and kernel that agree\n")

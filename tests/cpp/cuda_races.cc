@@ -33,7 +33,21 @@ constexpr Shape kShapes[] = {{"several rows a warp", 9, 5, 1},
                              {"a row a cluster", 1, 16395, 1},
                              {"strided", 2, 40, 7}};
 
-void Run(const Shape& shape, LabelKind kind, bool gradient, double softcap, int64_t from_logits) {
+constexpr LossCall OfLogits(double softcap) {
+  LossCall call = {};
+  call.from_logits = 1;
+  call.softcap = softcap;
+  return call;
+}
+
+constexpr LossCall OfProbabilities(Normalize normalize) {
+  LossCall call = {};
+  call.normalize = static_cast<int64_t>(normalize);
+  return call;
+}
+
+// With the settings of `call`.
+void Run(const Shape& shape, LabelKind kind, bool gradient, LossCall call) {
   const int64_t positions = shape.outer * shape.inner;
   const size_t elements = static_cast<size_t>(positions * shape.classes);
   std::vector<float> logits(elements, 0.5f);
@@ -45,19 +59,16 @@ void Run(const Shape& shape, LabelKind kind, bool gradient, double softcap, int6
   std::vector<float> dlabels(elements);
   float dloss = 1;
   float loss = 0;
-  LossCall call = {};
   call.type = static_cast<int64_t>(ElementType::kFloat32);
   call.label_kind = static_cast<int64_t>(kind);
   call.outer = shape.outer;
   call.classes = shape.classes;
   call.inner = shape.inner;
   call.ignore_index = -100;
-  call.from_logits = from_logits;
   call.reduced = 1;
   call.mean = 1;
   call.class_weights_positions = kind == LabelKind::kProbabilities && !gradient ? 1 : 0;
   call.label_smoothing = kind == LabelKind::kProbabilities ? 0.1 : 0;
-  call.softcap = softcap;
   call.logits = logits.data();
   call.labels = labels.data();
   if (kind == LabelKind::kProbabilities) call.labels = probabilities.data();
@@ -115,15 +126,19 @@ void RunSampledLoss(bool draws) {
 int main() {
   using namespace onnxloss::cuda;
   using onnxloss::LabelKind;
+  using onnxloss::Normalize;
   for (const Shape& shape : kShapes) {
     std::printf("%s\n", shape.name);
-    Run(shape, LabelKind::kIndex64, true, 0, 1);
-    Run(shape, LabelKind::kProbabilities, shape.classes > 400, 0, 1);
+    Run(shape, LabelKind::kIndex64, true, OfLogits(0));
+    Run(shape, LabelKind::kProbabilities, shape.classes > 400, OfLogits(0));
   }
   const Shape long_row = {"streamed", 1, 9001, 1};
-  Run(long_row, LabelKind::kIndex64, true, 30, 1);
+  Run(long_row, LabelKind::kIndex64, true, OfLogits(30));
   const Shape small = {"probabilities", 3, 40, 1};
-  Run(small, LabelKind::kProbabilities, true, 0, 0);
+  for (const Normalize normalize : {Normalize::kBeforeClip, Normalize::kAfterClip}) {
+    Run(small, LabelKind::kIndex64, true, OfProbabilities(normalize));
+    Run(small, LabelKind::kProbabilities, true, OfProbabilities(normalize));
+  }
   std::printf("sampled\n");
   RunSampledLoss(false);
   RunSampledLoss(true);

@@ -123,13 +123,21 @@ inline void RaiseLateLogits(NaiveProblem* naive) {
   }
 }
 
+// Bounds that numbers of few bits meet exactly.
+inline void DrawNormalization(Random* random, NaiveProblem* naive) {
+  constexpr double kEpsilons[] = {0, 0.0009765625, 0.125};
+  naive->normalize = random->OneIn(2) ? Normalize::kBeforeClip : Normalize::kAfterClip;
+  naive->epsilon = random->One(kEpsilons);
+  naive->softcap = 0;
+}
+
 inline NaiveProblem MakeNaive(const Draw& draw, const View& view, Random* random) {
   NaiveProblem naive;
   naive.outer = view.outer;
   naive.classes = view.classes;
   naive.inner = view.inner;
   const int64_t count = view.outer * view.classes * view.inner;
-  naive.from_logits = !random->OneIn(6);
+  naive.from_logits = !random->OneIn(4);
   naive.logits = naive.from_logits ? Many(count, random, -128, 128) : Many(count, random, 1, 16);
   if (naive.from_logits && random->OneIn(4)) SpreadLogits(&naive);
   if (naive.from_logits && random->OneIn(4)) DrawWildLogits(random, &naive);
@@ -137,6 +145,7 @@ inline NaiveProblem MakeNaive(const Draw& draw, const View& view, Random* random
   naive.label_smoothing = random->One(kSmoothings);
   naive.z_loss = random->OneIn(4) ? 0.0078125 : 0;
   naive.softcap = random->OneIn(4) ? 5 : 0;
+  if (!naive.from_logits && random->OneIn(2)) DrawNormalization(random, &naive);
   DrawLabels(draw, random, &naive);
   const bool hard = draw.kind != LabelKind::kProbabilities;
   constexpr MeanOver kHardMeans[] = {MeanOver::kWeights, MeanOver::kPositions, MeanOver::kValid,

@@ -119,6 +119,8 @@ LossProblem DescribeInputs(const Draw& draw, const NaiveProblem& naive, const Te
   problem.logits = tensors.logits.data();
   problem.labels = tensors.labels.data();
   problem.from_logits = naive.from_logits;
+  problem.normalize = naive.normalize;
+  problem.epsilon = naive.epsilon;
   problem.z_loss = naive.z_loss;
   problem.softcap = naive.softcap;
   problem.class_weights = draw.class_weights ? tensors.class_weights.data() : nullptr;

@@ -42,11 +42,16 @@ const OrtCustomOp* FindOp(const char* name, ElementType type) {
 OrtKernelInfo MakeInfo() {
   OrtKernelInfo info;
   info.ints = {{"axis", 1}, {"ignore_index", -100}, {"from_logits", 1}, {"stash_type", 1}};
-  info.floats = {
-      {"label_smoothing", 0.125f}, {"label_smoothing_low", 0}, {"z_loss", 0}, {"logit_softcap", 0}};
+  info.floats = {{"label_smoothing", 0.125f},
+                 {"label_smoothing_low", 0},
+                 {"epsilon", 0},
+                 {"epsilon_low", 0},
+                 {"z_loss", 0},
+                 {"logit_softcap", 0}};
   info.strings = {{"reduction", "mean"},
                   {"mean_over", "weights"},
                   {"empty_mean", "nan"},
+                  {"normalize", "none"},
                   {"class_weighting", "class"}};
   return info;
 }

@@ -84,6 +84,26 @@ void CheckLog1p() {
 }
 
 template <class Acc>
+void CheckNaturalLog() {
+  const auto log = [](Acc x) { return NaturalLog(Splat(x))[0]; };
+  const auto error = [&](Acc x) {
+    const long double truth = std::log(static_cast<long double>(x));
+    return std::fabs(static_cast<long double>(log(x)) - truth) / UlpOf<Acc>(truth);
+  };
+  using Limits = std::numeric_limits<Acc>;
+  ExpectWithin<Acc>("NaturalLog", Acc{0.9f}, Acc{1.1f}, 1, error);
+  ExpectWithin<Acc>("NaturalLog", Limits::min(), 1, 1, error);
+  ExpectWithin<Acc>("NaturalLog", Limits::denorm_min(), 4 * Limits::min(), 1, error);
+  ExpectWithin<Acc>("NaturalLog", 1, Acc{1e30f}, 1, error);
+  if (log(Acc{1}) != 0) Fail("NaturalLog", "at 1 is not 0");
+  if (log(Acc{0}) != -Limits::infinity()) Fail("NaturalLog", "at 0 is not -inf");
+  if (log(Limits::infinity()) != Limits::infinity()) Fail("NaturalLog", "at inf is not inf");
+  for (const Acc x : {Acc{-1}, -Limits::infinity(), -Limits::min(), Limits::quiet_NaN()}) {
+    if (!std::isnan(log(x))) Fail("NaturalLog", "at %g is not nan", static_cast<double>(x));
+  }
+}
+
+template <class Acc>
 void CheckSoftCap() {
   const auto error = [](Acc x) {
     const long double truth = 30 * std::tanh(static_cast<long double>(x) / 30);
@@ -237,6 +257,7 @@ void CheckAll() {
                 [](Acc x) { return ExpNonPositive(Splat(x))[kWidth<Acc> - 1]; });
   CheckScaledExp<Acc>();
   CheckLog1p<Acc>();
+  CheckNaturalLog<Acc>();
   CheckSoftCap<Acc>();
   for (const int64_t n : {1, 2, 3, 4, 5, 10, 16, 17, 191}) {
     CheckTranspose<Acc>(n);

@@ -250,10 +250,8 @@ def their_dtype(case: Case) -> str:
 
 
 def expected_dtype(case: Case) -> np.dtype:
-    """The loss's: the widest of the two, and float32 at least for probabilities."""
+    """The loss's: the wider of the two."""
     names = {case["dtype"], their_dtype(case)}
-    if not case["settings"].get("from_logits", True):
-        names.add("float32")
     if len(names) == 1:
         return np_dtype(names.pop())
     return np_dtype("float64" if "float64" in names else "float32")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -69,6 +70,8 @@ def kernel_sections(threads: int, repeats: int) -> Iterator[str]:
     for shape in (SHAPE, (8192, 1000), (16384, 100), (65536, 10)):
         yield _dtypes(shape, threads, repeats)
     yield _instruction_sets(threads, repeats)
+    for shape in ((8192, 1000), (65536, 10)):
+        yield _keras(shape, threads, repeats)
     yield _sampled(threads, repeats)
 
 
@@ -107,6 +110,36 @@ def _instruction_sets(threads: int, repeats: int) -> str:
 def _run_with(library: ctypes.CDLL, name: bytes, run: Run) -> tuple[np.ndarray, ...]:
     library.OnnxLossSetInstructionSet(name)
     return run()
+
+
+def _keras(shape: tuple[int, int], threads: int, repeats: int) -> str:
+    """Keras's losses of logits and, as by default, of probabilities, which are normalized."""
+    logits = normal_logits(shape, "float32")
+    exponentials = np.exp(logits)
+    given = {"logits": logits, "probabilities": exponentials / exponentials.sum(1, keepdims=True)}
+    indices = np.random.default_rng(0).integers(0, shape[1], shape[0])
+    labels = {
+        "CategoricalCrossentropy": np.eye(shape[1], dtype=np.float32)[indices],
+        "SparseCategoricalCrossentropy": indices,
+    }
+    runs: Runs = {}
+    for (api, targets), kind in itertools.product(labels.items(), given):
+        config = onnxloss.from_tf(f"keras.losses.{api}", from_logits=kind == "logits")
+        feeds = {"logits": given[kind], "labels": targets, "dloss": np.ones((), np.float32)}
+        for what in _BOTH:
+            model = onnxloss.export(config, logits=shape, gradient=what == BOTH)
+            results = []
+            for way, library in (("", True), (", function body", False)):
+                outputs = {"loss": np.zeros((), np.float32), "dlogits": np.zeros_like(logits)}
+                run = bound_run(model, feeds, outputs, library=library, threads=threads)
+                assert run is not None
+                results.append(run()[-1])
+                runs[f"{api} of {kind}{way}", what] = run
+            error = np.max(np.abs(results[0] - results[1])) / np.max(np.abs(results[1]))
+            if not error <= 2**-16:
+                sys.exit(f"{api} of {kind}: kernel and function body differ by {error:.1e}.")
+    title = f"Keras's losses, {_text(shape)} float32, {threads_text(threads)}"
+    return _ratios(title, take_turns(runs, repeats))
 
 
 def _sampled(threads: int, repeats: int) -> str:

@@ -65,7 +65,7 @@ struct ProbabilityRows {
   double of_quotients = 0;  // -sum_j dq_j q_j / k
   // A block, and where its first class is.
   int64_t loaded = -1;
-  int64_t divided = -1;
+  bool divided = false;
   alignas(64) Acc x[kRowBlock];  // quotients, once it is divided
   alignas(64) Acc labels[Row::kHasTarget ? 1 : kRowBlock];
 
@@ -89,7 +89,7 @@ struct ProbabilityRows {
   bool divides_last() const { return problem.raw.normalize == Normalize::kAfterClip; }
   bool ignored() const { return Row::kHasTarget && label == problem.raw.ignore_index; }
   Acc label_coefficient() const { return problem.row.keep * problem.weight(label); }
-  // Of a vector at i of a block of n.
+  // How many of a block's n elements are in its vector at i.
   static int64_t Left(int64_t i, int64_t n) { return n - i < kVector ? n - i : kVector; }
   // Where labels have one class, most vectors have no coefficient.
   static bool HasAny(V coefficients) { return Marks<Acc>::Different(coefficients, V{}).Any(); }
@@ -103,6 +103,7 @@ struct ProbabilityRows {
   void LoadBlock(int64_t begin, int64_t n) {
     if (loaded == place(begin)) return;
     loaded = place(begin);
+    divided = false;
     Gather(problem.logits + place(begin), stride(), n, Acc{1}, x);
     if (problem.softcap > 0) CapAll(problem.softcap, x, n);
     if constexpr (!Row::kHasTarget) {
@@ -111,8 +112,8 @@ struct ProbabilityRows {
   }
   void LoadQuotients(int64_t begin, int64_t n) {
     LoadBlock(begin, n);
-    if (!divides_first() || divided == place(begin)) return;
-    divided = place(begin);
+    if (!divides_first() || divided) return;
+    divided = true;
     for (int64_t i = 0; i < n; i += kVector) Store(x + i, normalization.Quotient(Load(x + i)));
   }
   // Of the vector at i of the block.
@@ -228,7 +229,7 @@ struct ProbabilityRows {
     // Where the label is alone, the other classes need not be read.
     const bool reads = live && (!kLabelAlone || divides_last() || label_at >= 0);
     if (reads) LoadQuotients(begin, n);
-    loaded = divided = -1;
+    loaded = -1;
     for (int64_t i = 0; i < n; i += kVector) {
       V slope = {};
       const V a = reads ? CoefficientAt(begin, i, n, label_at) : V{};

@@ -7,7 +7,7 @@
 
 namespace onnxloss::ONNXLOSS_TARGET {
 
-// Rows in one piece of no more classes are turned on their side.
+// Rows in one piece of no more classes are turned on their side; of more, each costs less alone.
 constexpr int64_t kFewProbabilities = 64;
 
 // A sum for each lane, and what its rounding lost: nan where it is infinite.

@@ -118,14 +118,15 @@ def _keras(shape: tuple[int, int], threads: int, repeats: int) -> str:
     exponentials = np.exp(logits)
     given = {"logits": logits, "probabilities": exponentials / exponentials.sum(1, keepdims=True)}
     indices = np.random.default_rng(0).integers(0, shape[1], shape[0])
-    labels = {
-        "CategoricalCrossentropy": np.eye(shape[1], dtype=np.float32)[indices],
-        "SparseCategoricalCrossentropy": indices,
+    one_hot = np.eye(shape[1], dtype=np.float32)[indices]
+    losses = {
+        "Categorical": ("keras.losses.CategoricalCrossentropy", one_hot),
+        "Sparse": ("keras.losses.SparseCategoricalCrossentropy", indices),
     }
     runs: Runs = {}
-    for (api, targets), kind in itertools.product(labels.items(), given):
-        config = onnxloss.from_tf(f"keras.losses.{api}", from_logits=kind == "logits")
-        feeds = {"logits": given[kind], "labels": targets, "dloss": np.ones((), np.float32)}
+    for (name, (api, labels)), kind in itertools.product(losses.items(), given):
+        config = onnxloss.from_tf(api, from_logits=kind == "logits")
+        feeds = {"logits": given[kind], "labels": labels, "dloss": np.ones((), np.float32)}
         for what in _BOTH:
             model = onnxloss.export(config, logits=shape, gradient=what == BOTH)
             results = []
@@ -134,10 +135,10 @@ def _keras(shape: tuple[int, int], threads: int, repeats: int) -> str:
                 run = bound_run(model, feeds, outputs, library=library, threads=threads)
                 assert run is not None
                 results.append(run()[-1])
-                runs[f"{api} of {kind}{way}", what] = run
+                runs[f"{name} of {kind}{way}", what] = run
             error = np.max(np.abs(results[0] - results[1])) / np.max(np.abs(results[1]))
             if not error <= 2**-16:
-                sys.exit(f"{api} of {kind}: kernel and function body differ by {error:.1e}.")
+                sys.exit(f"{name} of {kind}: kernel and function body differ by {error:.1e}.")
     title = f"Keras's losses, {_text(shape)} float32, {threads_text(threads)}"
     return _ratios(title, take_turns(runs, repeats))
 

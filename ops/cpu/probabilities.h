@@ -73,9 +73,7 @@ struct ProbabilityRows {
       : problem(typed),
         writer(typed.dlogits + (typed.dlogits == nullptr ? 0 : from * typed.raw.classes),
                typed.raw.stream) {
-    if (problem.raw.normalize == Normalize::kNone) return;
-    normalization.lowest = static_cast<Acc>(problem.raw.epsilon);
-    normalization.highest = static_cast<Acc>(1 - problem.raw.epsilon);
+    if (problem.raw.normalize != Normalize::kNone) normalization.ClipTo(problem.raw.epsilon);
   }
 
   int64_t classes() const { return problem.raw.classes; }
@@ -235,16 +233,13 @@ struct ProbabilityRows {
       const V a = reads ? CoefficientAt(begin, i, n, label_at) : V{};
       const bool has_any = HasAny(a);
       if (has_any || (reads && divides_last())) {
+        // Without a coefficient there is nothing to divide.
         const V q = Load(x + i);
-        const V r = normalization.Clipped(q);
-        slope = r == V{} ? Splat(pull - pull) : Splat(pull);
-        if (has_any) slope -= a == V{} ? V{} : a / r;
-        slope = normalization.Inside(q, slope);
+        slope = has_any ? normalization.Slope(q, a, Splat(pull))
+                        : normalization.Slope(q, V{}, Splat(pull));
       }
       if (live && divides_first()) slope = (slope + common) * per_divisor;
-      // A weight of 0 takes away an infinite slope, but not a nan.
-      const V weightless = slope == slope ? V{} : slope;
-      Store(x + i, k * (weight == 0 ? weightless : weight * slope));
+      Store(x + i, k * Weighted(Splat(weight), slope));
     }
     if (problem.softcap == 0) return;
     for (int64_t i = 0; i < n; ++i)

@@ -57,9 +57,7 @@ struct ProbabilityLanes {
   alignas(64) T row_major[kMostInRows + kPieceWidth<T>];
 
   ProbabilityLanes(const TypedProblem<T, Row>& typed, int64_t end) : problem(typed), last(end) {
-    if (problem.raw.normalize == Normalize::kNone) return;
-    normalization.lowest = Splat(static_cast<Acc>(problem.raw.epsilon));
-    normalization.highest = Splat(static_cast<Acc>(1 - problem.raw.epsilon));
+    if (problem.raw.normalize != Normalize::kNone) normalization.ClipTo(problem.raw.epsilon);
   }
 
   int64_t classes() const { return problem.raw.classes; }
@@ -196,15 +194,9 @@ struct ProbabilityLanes {
     const V pull = divides_last() ? share / sum_r : V{};
     const V per_divisor = 1 / normalization.divisor;
     const auto gradient = [&](int64_t c) {
-      const V q = QuotientOf(c);
-      const V r = normalization.Clipped(q);
-      const V a = CoefficientOf(c);
-      V slope = (r == V{} ? pull - pull : pull) - (a == V{} ? V{} : a / r);
-      slope = normalization.Inside(q, slope);
+      V slope = normalization.Slope(QuotientOf(c), CoefficientOf(c), pull);
       if (divides_first()) slope = (slope + quotients) * per_divisor;
-      // A weight of 0 takes away an infinite slope, but not a nan.
-      const V weightless = slope == slope ? V{} : slope;
-      const V value = k * (weight == V{} ? weightless : weight * slope);
+      const V value = k * Weighted(weight, slope);
       return Row::kHasTarget && label == kNoLabel<Acc> ? V{} : value;
     };
     if (!in_one_piece()) {

@@ -52,15 +52,10 @@ struct TypedProblem {
   }
   Acc Capped(Acc logit) const { return softcap > 0 ? SoftCap(logit, softcap) : logit; }
   Acc CapSlope(Acc logit) const { return softcap > 0 ? SoftCapSlope(logit, softcap) : Acc{1}; }
-  // A weight of 0 takes away an infinite loss, but not a nan.
-  Acc Weighted(int64_t position, Acc plain) const {
-    if (position_weights == nullptr) return plain;
-    const Acc weight = position_weights[position];
-    return weight == 0 && plain == plain ? Acc{0} : weight * plain;
-  }
   // Writes what is wanted of a position's results; returns its weighted loss.
   Acc Store(int64_t position, Acc plain, Acc log_sum_exp) const {
-    const Acc weighted = Weighted(position, plain);
+    const Acc weighted =
+        position_weights == nullptr ? plain : Weighted(position_weights[position], plain);
     if (loss != nullptr) loss[position] = weighted;
     if (lse != nullptr) lse[position] = log_sum_exp;
     return weighted;

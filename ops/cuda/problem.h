@@ -91,10 +91,7 @@ struct Problem {
   // What probabilities are clipped to.
   ONNXLOSS_DEVICE Normalization<Acc> Bounds() const {
     Normalization<Acc> bounds;
-    if (DividesFirst() || DividesLast()) {
-      bounds.lowest = static_cast<Acc>(call.epsilon);
-      bounds.highest = static_cast<Acc>(1 - call.epsilon);
-    }
+    if (DividesFirst() || DividesLast()) bounds.ClipTo(call.epsilon);
     return bounds;
   }
   ONNXLOSS_DEVICE double Denominator() const {
@@ -120,15 +117,10 @@ struct Problem {
     return static_cast<Acc>(PlainUpstream(position) *
                             static_cast<double>(PositionWeight(position)));
   }
-  // A weight of 0 takes away an infinite loss, but not a nan.
-  ONNXLOSS_DEVICE Acc Weighted(int64_t position, Acc plain) const {
-    const Acc weight = PositionWeight(position);
-    return weight == 0 && plain == plain ? Acc{0} : weight * plain;
-  }
   // One thread of the position does it.
   ONNXLOSS_DEVICE void Store(int64_t position, Acc plain, Acc lse) const {
     if (arguments.losses != nullptr) {
-      static_cast<Acc*>(arguments.losses)[position] = Weighted(position, plain);
+      static_cast<Acc*>(arguments.losses)[position] = Weighted(PositionWeight(position), plain);
     }
     if (call.lse != nullptr) static_cast<Acc*>(call.lse)[position] = lse;
   }

@@ -224,13 +224,12 @@ struct ProbabilityWalk {
       Acc gradient = label.bad ? NotANumber<Acc>() : Acc{0};
       if (counts) {
         const Probability<Acc> p = At(c, place);
-        Acc slope = (p.r == 0 ? pull - pull : pull) - (p.a == 0 ? Acc{0} : p.a / p.r);
-        slope = normalization.Inside(p.q, slope);
+        Acc slope = normalization.Slope(p.q, p.a, pull);
         if (problem.DividesFirst()) {
           slope = (slope + static_cast<Acc>(sums.quotients)) / normalization.divisor;
         }
         slope *= problem.CapSlope(Wide(problem.logits()[place]));
-        gradient = k * problem.Weighted(seat.position, slope);
+        gradient = k * Weighted(problem.PositionWeight(seat.position), slope);
       }
       problem.dlogits()[place] = Narrow<T>(gradient);
     });

@@ -17,6 +17,14 @@ struct DenseSums {
   double total = 0;
 };
 
+// What a position with this weight has of a loss or slope: a weight of 0 takes away an infinite
+// one, but not a nan.
+template <class V>
+SCE_HD V Weighted(V weight, V plain) {
+  const V weightless = plain == plain ? V{} : plain;
+  return weight == V{} ? weightless : weight * plain;
+}
+
 // A coefficient of 0 switches its term off, also where the class is masked (0 * inf = 0).
 template <class Acc>
 SCE_HD Acc GapTerm(Acc coefficient, Acc gap) {

@@ -16,6 +16,10 @@ struct Normalization {
   Acc lowest = Acc{} - Infinity<Scalar>();
   Acc highest = Acc{} + Infinity<Scalar>();
 
+  SCE_HD void ClipTo(double epsilon) {
+    lowest = Acc{} + static_cast<Scalar>(epsilon);
+    highest = Acc{} + static_cast<Scalar>(1 - epsilon);
+  }
   template <class V>
   SCE_HD V Quotient(V x) const {
     return divisor == 1 ? x : x / divisor;
@@ -32,6 +36,14 @@ struct Normalization {
   SCE_HD V Inside(V q, V value) const {
     const V not_above = q > highest ? V{} : value;
     return q < lowest ? V{} : not_above;
+  }
+  // dq_c / k of the class with the quotient q and the coefficient a; `pull` is A / S, or 0 where no
+  // softmax joins the classes.
+  template <class V>
+  SCE_HD V Slope(V q, V a, V pull) const {
+    const V r = Clipped(q);
+    const V of_sum = r == V{} ? pull - pull : pull;
+    return Inside(q, of_sum - (a == V{} ? V{} : a / r));
   }
   // What the class with the quotient q and the coefficient a adds to -sum_j dq_j q_j / k, where
   // dq_j is -k a / q if q was not clipped: nan, too, where q is not finite and the slope 0.

@@ -64,6 +64,19 @@ def test_narrow_results_keep_the_contract(shape: tuple[int, int], dtype: str) ->
         assert ulp_errors(result[name], values).max() <= NARROW_ULP, name
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [10, 95, 319, 1000, 5000, 70001])
+def test_equal_logits_that_smoothing_wants_have_no_gradient(classes: int, dtype: str) -> None:
+    """The softmax is exactly what 1 is divided into."""
+    arrays = {
+        "logits": np.full((3, classes), 3, DTYPES[dtype]),
+        "labels": np.array([0, 7, classes - 1]),
+        "dloss": np.ones(3, DTYPES[dtype]),
+    }
+    settings = {"reduction": "none", "label_smoothing": 1.0}
+    assert not run_config(HARD, arrays, library=True, **settings)["dlogits"].any()
+
+
 @both_losses
 @pytest.mark.parametrize("normalize", ["none", "before_clip", "after_clip"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

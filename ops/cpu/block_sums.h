@@ -50,7 +50,7 @@ __attribute__((flatten)) inline BlockSums<Accumulator<T>> SumBlock(
   const auto add = [&](int64_t i, int64_t count, VectorSums<Acc>* to) {
     const Vector<Acc> values = LoadFirst(x + i, count, FromFloat<T>(-Infinity<Acc>()));
     const Vector<Acc> distance = values - shift;
-    const Vector<Acc> e = ScaledExp(distance);
+    const Vector<Acc> e = ScaledExp<T>(distance);
     if (i % kLine<T> == 0) FetchAhead(x + i);
     coefficients.FetchAhead(i);
     to->max = Max(values, to->max);
@@ -99,7 +99,7 @@ inline RowStats<Accumulator<T>> SumApart(const T* x, int64_t n, Accumulator<T> m
   for (int64_t i = 0; i < n; i += w) {
     const int64_t part = n - i < w ? n - i : w;
     const Vector<Acc> values = LoadFirst(x + i, part, FromFloat<T>(-Infinity<Acc>()));
-    const Vector<Acc> e = ScaledExp(values - max);
+    const Vector<Acc> e = ScaledExp<T>(values - max);
     count += values == max ? Splat(Acc{1}) : Splat(Acc{0});
     rest += values == max ? Splat(Acc{0}) : e;
   }

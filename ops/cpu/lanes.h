@@ -148,7 +148,7 @@ struct Terms {
 
 // Of n <= kPartialTerms classes; with `keep`, x becomes their scaled exponentials. coefficient(c)
 // is the dense one of class c.
-template <bool kDense, class Acc, class Coefficient>
+template <bool kDense, class T, class Coefficient, class Acc = Accumulator<T>>
 inline Terms<Acc> SumTerms(const Coefficient& coefficient, const Classes<Acc>& x, int64_t n,
                            Vector<Acc> max, bool keep) {
   using V = Vector<Acc>;
@@ -158,7 +158,7 @@ inline Terms<Acc> SumTerms(const Coefficient& coefficient, const Classes<Acc>& x
 #pragma GCC unroll 2
   for (int64_t c = 0; c < n; ++c) {
     const V value = Load(x[c]);
-    const V e = ScaledExp(value - shift);
+    const V e = ScaledExp<T>(value - shift);
     others = value != max ? others + 1 : others;
     terms.rest = value != max ? terms.rest + e : terms.rest;
     if constexpr (kDense) {

@@ -213,7 +213,7 @@ struct LongRows {
     } else {
       WithLogits(gradient.position, first, n, [&](const auto* x) {
         write(1, [=, max = gradient.max](int64_t i, int64_t count) {
-          return ScaledExp(LoadFirst(x + i, count, {}) - max);
+          return ScaledExp<T>(LoadFirst(x + i, count, {}) - max);
         });
       });
     }

@@ -154,7 +154,10 @@ struct Marks {
     }
   }
   // The others are 0.
-  Vector<Acc> ScaledExpOf(Vector<Acc> x) const { return ExpOf<Vector<Acc>>::Scaled(x, bits); }
+  template <class T>
+  Vector<Acc> ScaledExpOf(Vector<Acc> x) const {
+    return ScaledExp<T>(x, bits);
+  }
 };
 template <class Acc>
 struct MarkCount {
@@ -192,7 +195,10 @@ struct Marks {
     return any != 0;
   }
   Vector<Acc> Choose(Vector<Acc> marked, Vector<Acc> other) const { return bits ? marked : other; }
-  Vector<Acc> ScaledExpOf(Vector<Acc> x) const { return Choose(ScaledExp(x), Vector<Acc>{}); }
+  template <class T>
+  Vector<Acc> ScaledExpOf(Vector<Acc> x) const {
+    return Choose(ScaledExp<T>(x), Vector<Acc>{});
+  }
 };
 template <class Acc>
 struct MarkCount {

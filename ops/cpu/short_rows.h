@@ -102,7 +102,7 @@ ONNXLOSS_FOR_MANY uint64_t Exponentiate(const X* __restrict x, int64_t n, int64_
       const V of_row = Permuted(shift, LoadAs<VectorBits<Acc>>(row_of + j * w));
       others[j] = Marks<Acc>::Different(value, of_row);
       count.Add(others[j]);
-      Store(e + j * w, others[j].ScaledExpOf(value - of_row));
+      Store(e + j * w, others[j].template ScaledExpOf<X>(value - of_row));
     }
     // Rows of -inf have no greatest element: they count as if they had one.
     MarkCount<Acc> infinite;

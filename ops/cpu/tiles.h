@@ -235,8 +235,8 @@ struct Tile {
     const auto coefficient = Coefficients(c0, n, j);
     for (int64_t c = 0; c < n; c += kPartialTerms) {
       const int64_t count = n - c < kPartialTerms ? n - c : kPartialTerms;
-      const Terms<Acc> terms = SumTerms<Row::kDense>([&](int64_t i) { return coefficient(c + i); },
-                                                     at.From(c), count, max, keeps());
+      const Terms<Acc> terms = SumTerms<Row::kDense, T>(
+          [&](int64_t i) { return coefficient(c + i); }, at.From(c), count, max, keeps());
       if (begins && c == 0) {
         Begin<Row::kDense>(terms, j, &positions.stats);
       } else {
@@ -302,7 +302,7 @@ struct Tile {
     for (int64_t c = 0; c < n; ++c) {
       Acc* const of_class = x + c * kTileStride<Acc>;
       for (int64_t j = 0; j < used(); j += kVector) {
-        Store(of_class + j, ScaledExp(Load(of_class + j) - Load(positions.stats.max.at + j)));
+        Store(of_class + j, ScaledExp<T>(Load(of_class + j) - Load(positions.stats.max.at + j)));
       }
     }
   }
@@ -333,7 +333,7 @@ struct Tile {
             CapAll(problem.softcap, x + i, kVector);
             logit = Load(x + i);
           }
-          const Vector<Acc> e = ScaledExp(logit - Load(positions.stats.max.at + j));
+          const Vector<Acc> e = ScaledExp<T>(logit - Load(positions.stats.max.at + j));
           Vector<Acc> label = {};
           if constexpr (!Row::kHasTarget) {
             label = LoadFirst(problem.probabilities() + place + i, count, T{});

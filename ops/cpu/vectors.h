@@ -43,6 +43,9 @@ using VectorBits = typename VectorTypes<Acc>::Bits;
 template <class Acc>
 constexpr int64_t kWidth = kVectorBytes / static_cast<int64_t>(sizeof(Acc));
 
+template <class V>
+constexpr int kElements = static_cast<int>(sizeof(V) / sizeof(V{}[0]));
+
 template <>
 struct NumberTypes<Vector<float>> {
   using Scalar = float;
@@ -77,25 +80,50 @@ inline __mmask8 NotBelow(double least, __m512d x, __mmask8 among) {
 // where scalef would take a hundred times as long for what is subnormal.
 template <>
 struct ExpOf<Vector<float>> {
+  using V = Vector<float>;
+  using K = ExpConstants<float>;
   static constexpr float kScale = 0x1p24f;
-  static SCE_HD Vector<float> Scaled(Vector<float> x, __mmask16 among = kAll) {
-    constexpr float kLowest = -103.97f;
-    constexpr float kRound = 0x1.8p18f;
-    const Vector<float> low = {0x1p24f,        0x1.059b0ep24f, 0x1.0b5586p24f, 0x1.11301ep24f,
-                               0x1.172b84p24f, 0x1.1d4874p24f, 0x1.2387a6p24f, 0x1.29e9ep24f,
-                               0x1.306fep24f,  0x1.371a74p24f, 0x1.3dea64p24f, 0x1.44e086p24f,
-                               0x1.4bfdaep24f, 0x1.5342b6p24f, 0x1.5ab07ep24f, 0x1.6247ecp24f};
-    const Vector<float> high = {0x1.6a09e6p24f, 0x1.71f75ep24f, 0x1.7a1148p24f, 0x1.82589ap24f,
-                                0x1.8ace54p24f, 0x1.93737cp24f, 0x1.9c4918p24f, 0x1.a5503cp24f,
-                                0x1.ae89fap24f, 0x1.b7f77p24f,  0x1.c199bep24f, 0x1.cb720ep24f,
-                                0x1.d5818ep24f, 0x1.dfc974p24f, 0x1.ea4afap24f, 0x1.f50766p24f};
-    const Vector<float> shifted = x * ExpConstants<float>::kLog2E + kRound;
-    const Vector<float> n = shifted - kRound;
-    const Vector<float> r = ExpConstants<float>::Reduced(x, n);
-    const Vector<float> power =
-        _mm512_maskz_permutex2var_ps(kAll, low, BitCast<__m512i>(shifted), high);
-    const Vector<float> exp_minus_one = (0.5f * r + 0x1.0000f6p0f) * r;
+  static constexpr float kRound = 0x1.8p18f;
+  static constexpr float kLowest = -103.97f;
+
+  static SCE_HD V Scaled(V x, __mmask16 among = kAll) {
+    const V shifted = x * K::kLog2E + kRound;
+    const V n = shifted - kRound;
+    const V r = K::Reduced(x, n);
+    const V power = Power(shifted, V{} + 1, V{} + 1);
+    const V exp_minus_one = (0.5f * r + 0x1.0000f6p0f) * r;
     return _mm512_maskz_scalef_ps(NotBelow(kLowest, x, among), power * exp_minus_one + power, n);
+  }
+
+  // To 20 bits in a step less, and exactly where x = 0: exp(r) is close to a ((r + b)^2 + c), and
+  // with b = 46/32 ln 2 it is n less 46/32 that leaves r + b of x. The powers have a, and the 2
+  // octaves that scalef then takes too many, 1 from step 14 on.
+  static SCE_HD V ScaledTo20Bits(V x, __mmask16 among = kAll) {
+    constexpr float a = 0x1.00ee28p-1f;
+    constexpr float c = 0x1.fff918p-1f;
+    V octaves;
+    for (int j = 0; j < kElements<V>; ++j) octaves[j] = j < 14 ? 4 : 2;
+    const V shifted = x * K::kLog2E + kRound;
+    const V n = shifted - (kRound + 46 / 32.0f);
+    const V r_plus_b = K::Reduced(x, n);
+    const V power = Power(shifted, octaves * a, V{} + 2 * a);
+    return _mm512_maskz_scalef_ps(NotBelow(kLowest, x, among), power * (r_plus_b * r_plus_b + c),
+                                  n);
+  }
+
+ private:
+  // kScale 2^(j/32), j the low bits of `shifted`, times a factor for j < 16 and one for the others.
+  static SCE_HD V Power(V shifted, V of_low, V of_high) {
+    const V low = {0x1p24f,        0x1.059b0ep24f, 0x1.0b5586p24f, 0x1.11301ep24f,
+                   0x1.172b84p24f, 0x1.1d4874p24f, 0x1.2387a6p24f, 0x1.29e9ep24f,
+                   0x1.306fep24f,  0x1.371a74p24f, 0x1.3dea64p24f, 0x1.44e086p24f,
+                   0x1.4bfdaep24f, 0x1.5342b6p24f, 0x1.5ab07ep24f, 0x1.6247ecp24f};
+    const V high = {0x1.6a09e6p24f, 0x1.71f75ep24f, 0x1.7a1148p24f, 0x1.82589ap24f,
+                    0x1.8ace54p24f, 0x1.93737cp24f, 0x1.9c4918p24f, 0x1.a5503cp24f,
+                    0x1.ae89fap24f, 0x1.b7f77p24f,  0x1.c199bep24f, 0x1.cb720ep24f,
+                    0x1.d5818ep24f, 0x1.dfc974p24f, 0x1.ea4afap24f, 0x1.f50766p24f};
+    return _mm512_maskz_permutex2var_ps(kAll, low * of_low, BitCast<__m512i>(shifted),
+                                        high * of_high);
   }
 };
 // Doubles have no scale: none that a logit should have has a subnormal exponential.
@@ -139,11 +167,15 @@ struct ExpOf<Vector<float>> {
 };
 #endif
 
-// exp(x) * kExpScale. Exponentials of logits have this scale until the sums of their rows are
-// complete: so none is subnormal.
-template <class V>
-inline V ScaledExp(V x) {
-  return ExpOf<V>::Scaled(x);
+// exp(x) * kExpScale, for logits of type T. Exponentials of logits have this scale until the sums
+// of their rows are complete: so none is subnormal.
+template <class T, class... Among>
+inline Vector<Accumulator<T>> ScaledExp(Vector<Accumulator<T>> x, Among... among) {
+  using Exp = ExpOf<Vector<Accumulator<T>>>;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 2) return Exp::ScaledTo20Bits(x, among...);
+#endif
+  return Exp::Scaled(x, among...);
 }
 template <class Acc>
 constexpr Acc kExpScale = ExpOf<Vector<Acc>>::kScale;
@@ -168,9 +200,6 @@ template <class V>
 inline V Max(V a, V b) {
   return a > b ? a : b;
 }
-
-template <class V>
-constexpr int kElements = static_cast<int>(sizeof(V) / sizeof(V{}[0]));
 
 // Element `place` of a and b, interleaved by units: of each block the first half, or the second.
 constexpr int InterleavedFrom(int place, int half, int unit, int block, int width) {

@@ -106,8 +106,8 @@ def _add_output(write: Writer, result: Result, value: str) -> None:
 def node_attributes(config: LossConfig, op: OpSpec, at: Layout) -> dict[str, Any]:
     """Every attribute of the operator, in the SPEC's order: ONNX Runtime knows no defaults."""
     stash = stash_dtype(at.compute)
-    smoothing, smoothing_low = _in_floats(config.attributes.get("label_smoothing", 0.0))
-    epsilon, epsilon_low = _in_floats(config.attributes.get("epsilon", 0.0))
+    smoothing, smoothing_low = in_floats(config.attributes.get("label_smoothing", 0.0))
+    epsilon, epsilon_low = in_floats(config.attributes.get("epsilon", 0.0))
     values = {
         **config.attributes,
         "axis": at.axis,
@@ -120,7 +120,7 @@ def node_attributes(config: LossConfig, op: OpSpec, at: Layout) -> dict[str, Any
     return {attribute.name: values[attribute.name] for attribute in op.attributes}
 
 
-def _in_floats(value: Any) -> tuple[float, float]:
+def in_floats(value: Any) -> tuple[float, float]:
     """A number as what a float attribute holds of it, and the rest."""
     high = float(np.float32(value))
     return high, float(value) - high

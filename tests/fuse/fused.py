@@ -46,14 +46,14 @@ def settings_of(node: onnx.NodeProto) -> dict[str, object]:
 
 
 def arrays_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Arrays for a recorded model's inputs: labels are all classes, all else is random."""
+    """Arrays for a recorded model's inputs: labels are all classes, all else is positive."""
     rng = np.random.default_rng(5)
     arrays = {}
     for value in model.graph.input:
         tensor = value.type.tensor_type
         shape = [dim.dim_value if dim.HasField("dim_value") else 4 for dim in tensor.shape.dim]
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        random = rng.random(shape) if value.name == "y" else rng.standard_normal(shape)
+        random = rng.random(shape) if value.name == "y" else rng.uniform(0, 4, shape)
         if dtype.kind == "i":
             random = rng.integers(0, CLASSES, shape)
         arrays[value.name] = random.astype(dtype)

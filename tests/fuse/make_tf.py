@@ -32,8 +32,8 @@ class Form:
     labels: str = "float32"
 
 
-def _keras(name: str, **settings: Any) -> Callable[[Any, Any], Any]:
-    return getattr(keras.losses, name)(from_logits=True, **settings)
+def _keras(name: str, *, from_logits: bool = True, **settings: Any) -> Callable[[Any, Any], Any]:
+    return getattr(keras.losses, name)(from_logits=from_logits, **settings)
 
 
 def _mean_of_dense(y: Any, x: Any) -> Any:
@@ -71,7 +71,20 @@ FORMS = {
     "keras_sparse_ignoring": Form(
         _keras("SparseCategoricalCrossentropy", ignore_class=2), labels="int64"
     ),
-    "keras_probabilities": Form(keras.losses.CategoricalCrossentropy()),
+    "keras_probabilities": Form(_keras("CategoricalCrossentropy", from_logits=False)),
+    "keras_probabilities_smoothed": Form(
+        _keras("CategoricalCrossentropy", from_logits=False, label_smoothing=0.1)
+    ),
+    "keras_probabilities_one_hot": Form(
+        lambda y, x: keras.losses.categorical_crossentropy(tf.one_hot(y, CLASSES), x),
+        labels="int64",
+    ),
+    "keras_sparse_probabilities": Form(
+        _keras("SparseCategoricalCrossentropy", from_logits=False), labels="int64"
+    ),
+    "keras_sparse_probabilities_tokens": Form(
+        _keras("SparseCategoricalCrossentropy", from_logits=False), TOKENS, "int64"
+    ),
     "gather": Form(_picked, labels="int64"),
     "one_hot": Form(_multiplied, labels="int64"),
 }
@@ -91,10 +104,10 @@ def make(name: str) -> onnx.ModelProto:
 
 
 def arrays(form: Form) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and labels."""
+    """Logits, which may be taken for probabilities, and labels."""
     rng = np.random.default_rng(1)
     shape = tuple(size or 4 for size in form.shape)
-    logits = rng.standard_normal(shape).astype(np.float32)
+    logits = rng.uniform(0, 4, shape).astype(np.float32)
     if form.labels != "float32":
         return logits, rng.integers(0, CLASSES, shape[:-1]).astype(form.labels)
     return logits, rng.dirichlet(np.ones(CLASSES), shape[:-1]).astype(np.float32)

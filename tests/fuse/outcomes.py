@@ -45,6 +45,11 @@ _TF = {
     # what is not ignored.
     "keras_sparse_tokens": (HARD, "none"),
     "keras_sparse_ignoring": (HARD, "none"),
+    "keras_probabilities": (SOFT, "mean"),
+    "keras_probabilities_smoothed": (SOFT, "mean"),
+    "keras_probabilities_one_hot": (HARD, "none"),
+    "keras_sparse_probabilities": (HARD, "mean"),
+    "keras_sparse_probabilities_tokens": (HARD, "none"),
     "gather": (HARD, "mean"),
     "one_hot": (HARD, "mean"),
 }
@@ -91,5 +96,4 @@ LEFT: dict[str, str] = {
     "torch_dynamo-log_p_too": "it feeds GatherElements and an output of the model, and has to be",
     "torch_script-log_p_too": "it feeds GatherElements and an output of the model, and has to be",
     "paddle2onnx-softmax_too": "its output log_prob feeds Exp",
-    "tf2onnx-keras_probabilities": "no LogSoftmax and no loss of ai.onnx",
 }

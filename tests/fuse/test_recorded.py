@@ -9,7 +9,7 @@ import pytest
 
 import onnxloss
 from onnxloss.onnxscript_defs import DOMAIN
-from tests.fuse.fused import arrays_of, losses_of
+from tests.fuse.fused import arrays_of, losses_of, settings_of
 from tests.fuse.outcomes import FUSED, LEFT
 from tests.fuse.recording import FOLDER
 from tests.runtime import run_model
@@ -59,6 +59,15 @@ def test_the_whole_model_gives_the_same(name: str, library: bool) -> None:
 def test_what_is_left_alone_is_named(name: str) -> None:
     with pytest.raises(onnxloss.LossError, match=LEFT[name]):
         onnxloss.fuse(load(name))
+
+
+@pytest.mark.parametrize("name", [name for name in FUSED if "keras" in name and "probab" in name])
+def test_keras_losses_of_probabilities_are_one_node(name: str) -> None:
+    nodes = {made.op_type: made for made in onnxloss.fuse(load(name)).graph.node}
+    assert not {"Log", "Min", "Max"} & {*nodes}
+    settings = settings_of(nodes[FUSED[name][0]])
+    assert settings["from_logits"] == 0
+    assert settings["normalize"] == (b"after_clip" if "sparse" in name else b"before_clip")
 
 
 def test_a_gap_of_200_is_right_after_fusing() -> None:

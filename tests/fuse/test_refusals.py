@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxloss
 from onnxloss.fusion import emit, find_and_fuse
-from tests.fuse.fused import losses_of
+from tests.fuse.fused import losses_of, settings_of
 from tests.fuse.recording import FOLDER
 from tests.runtime import run_model
 
@@ -231,6 +231,50 @@ def test_labels_of_an_older_kind_are_cast() -> None:
     model.graph.node[-1].input.append("axes")
     model.graph.initializer.append(numpy_helper.from_array(np.array([0, 1]), "axes"))
     assert losses_of(onnxloss.fuse(model)) == [("SoftmaxCrossEntropyLoss", "sum")]
+
+
+def keras_model(least: float, most: float, summed: str = "one") -> onnx.ModelProto:
+    """Keras's categorical loss of probabilities and a one-hot, with the operator Clip."""
+    return model_of(
+        node("ReduceSum", f"x {summed}", "total"),
+        node("Div", "x total", "shares"),
+        node("Clip", "shares least most", "clipped"),
+        node("Log", "clipped", "logarithms"),
+        node("Unsqueeze", "y one", "wide"),
+        node("Equal", "wide classes", "is_label"),
+        node("Cast", "is_label", "one_hot", to=FLOAT),
+        node("Mul", "logarithms one_hot", "picked"),
+        node("ReduceSum", "picked one", "sums", keepdims=0),
+        node("Neg", "sums", "losses"),
+        node("ReduceMean", "losses", "loss", keepdims=0),
+        constants={
+            "classes": np.arange(5),
+            "least": np.float32(least),
+            "most": np.float32(most),
+        },
+    )
+
+
+def test_bounds_say_what_epsilon_is() -> None:
+    fused = onnxloss.fuse(keras_model(1e-3, 1 - 1e-3))
+    assert losses_of(fused) == [("SoftmaxCrossEntropyLoss", "mean")]
+    settings = settings_of(fused.graph.node[0])
+    assert (settings["from_logits"], settings["normalize"]) == (0, b"before_clip")
+    assert settings["epsilon"] == np.float32(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (keras_model(1e-3, 1), r'Log "logarithms": .* clipped to \[0.001, 1\], not to \[epsilon'),
+        (keras_model(0, 1), r"clipped to \[0, 1\]"),
+        (keras_model(1e-7, 1 - 1e-7, summed="zero"), "other axes than that of Log of clipped"),
+    ],
+    ids=["other bounds", "no epsilon", "sum of another axis"],
+)
+def test_what_is_no_loss_of_keras_stays(model: onnx.ModelProto, reason: str) -> None:
+    with pytest.raises(onnxloss.LossError, match=reason):
+        onnxloss.fuse(model)
 
 
 def test_a_model_that_has_a_loss_of_ours_gets_another() -> None:

@@ -17,7 +17,7 @@ from ..errors import LossError
 from ..onnxscript_defs import CATALOGUE, DOMAIN
 from ..opset import with_opset
 from ..trial import inferred, typed_values
-from . import forms, means, operators, outward, pairs, views
+from . import forms, means, operators, outward, pairs, probabilities, views
 from .emit import FUSED, is_fused
 from .leftovers import Left, left_alone
 from .rules import State
@@ -55,8 +55,9 @@ def fuse(
     What is found: ai.onnx's SoftmaxCrossEntropyLoss and NegativeLogLikelihoodLoss;
     log-probabilities that are picked by GatherElements, GatherND or a one-hot of the labels, or
     weighed by probabilities, as torch.onnx, tf2onnx and paddle2onnx write them, with their sign,
-    mask, sum and mean; and ONNX Runtime's training operators with their gradients. The fused model
-    is run beside the original one on random data, through the function bodies and the kernels.
+    mask, sum and mean; Keras's losses of probabilities; and ONNX Runtime's training operators with
+    their gradients. The fused model is run beside the original one on random data, through the
+    function bodies and the kernels.
 
     Args:
         model: A model; it stays as it is.
@@ -128,7 +129,9 @@ def _tidy(model: ir.Model) -> None:
 def _rewrite(model: ir.Model, state: State) -> None:
     """Applies the rules until none applies: each one makes the next one's form."""
     rules = [
-        made for room in (operators, views, forms, outward, means) for made in room.rules(state)
+        made
+        for room in (operators, views, forms, probabilities, outward, means)
+        for made in room.rules(state)
     ]
     rule_set = RewriteRuleSet(rules, commute=True)
     while rule_set.apply_to_model(model):

@@ -40,17 +40,20 @@ def hard_loss(
     ignore_index: int | None = None,
     reduction: str = "none",
     class_weights: ir.Value | None = None,
+    **settings: Any,
 ) -> ir.Value:
     """The loss of integer labels, in the logits' dtype."""
-    config = hard_config(axis, ignore_index, reduction)
+    config = hard_config(axis, ignore_index, reduction, **settings)
     at = _layout(config, logits)
     inputs = [logits, as_index(op, labels), as_stash(op, class_weights, at)]
     return _result(op, config.spec.forward, inputs, form, config, at, at.loss)
 
 
-def soft_loss(op: Any, logits: ir.Value, labels: ir.Value, form: str, *, axis: int) -> ir.Value:
+def soft_loss(
+    op: Any, logits: ir.Value, labels: ir.Value, form: str, *, axis: int, **settings: Any
+) -> ir.Value:
     """The loss of label probabilities for each position, in the logits' dtype."""
-    config = LossConfig(SOFT, {"axis": axis, "reduction": "none"})
+    config = LossConfig(SOFT, {"axis": axis, "reduction": "none", **settings})
     at = _layout(config, logits)
     return _result(op, config.spec.forward, [logits, labels], form, config, at, at.loss)
 
@@ -78,10 +81,11 @@ def hard_gradient(
     return gradient
 
 
-def hard_config(axis: int, ignore_index: int | None, reduction: str) -> LossConfig:
+def hard_config(axis: int, ignore_index: int | None, reduction: str, **settings: Any) -> LossConfig:
     """The settings of ai.onnx's loss: a mean is over the weights of the labels that count."""
     ignored = NO_IGNORED_LABEL if ignore_index is None else ignore_index
-    return LossConfig(HARD, {"axis": axis, "ignore_index": ignored, "reduction": reduction})
+    settings |= {"axis": axis, "ignore_index": ignored, "reduction": reduction}
+    return LossConfig(HARD, settings)
 
 
 def reduced(op: Any, loss: ir.Node, reduction: str) -> ir.Value:

@@ -144,20 +144,46 @@ def _weighted_sum(
     axes: ir.Value,
     root: ir.Value,
 ) -> ir.Value:
-    shape, axis = shape_of(logits), class_axis(log_p)
-    summed = _reduced_axes(axes, len(shape))
+    return weighted_sum(op, logits, weights, axes, root, "LogSoftmax", axis=class_axis(log_p))
+
+
+def weighted_sum(
+    op: Any,
+    logits: ir.Value,
+    weights: ir.Value,
+    axes: ir.Value,
+    root: ir.Value,
+    log_p: str,
+    *,
+    axis: int,
+    **settings: Any,
+) -> ir.Value:
+    """The negated loss for the sum `root` of weights times what is called `log_p`.
+
+    Args:
+        op: The rewriter's builder.
+        logits: What the log-probabilities are formed of.
+        weights: A one-hot of labels, or probabilities.
+        axes: The axes of the sum.
+        root: The sum.
+        log_p: Where the log-probabilities come from, in words.
+        axis: Their class axis.
+        settings: Of the loss.
+    """
+    shape = shape_of(logits)
+    summed = reduced_axes(axes, len(shape))
     kept = attribute_of(root.producer(), "keepdims", 1)  # type: ignore[arg-type]
     over_all = summed == list(range(len(shape))) and not kept
     if summed != [axis] and not over_all:
-        raise UnfitError("ReduceSum is along other axes than LogSoftmax's")
+        raise UnfitError(f"ReduceSum is along other axes than that of {log_p}")
     labels = one_hot_labels(op, weights, shape[axis], axis)
     if labels is not None:
-        loss = hard_loss(op, logits, labels, "one-hot * LogSoftmax", axis=axis)
+        loss = hard_loss(op, logits, labels, f"one-hot * {log_p}", axis=axis, **settings)
     else:
         given = shape_of(weights)
         if len(given) != len(shape) or not all(map(_is_no_broadcast, given, shape)):
-            raise UnfitError("what LogSoftmax is multiplied with has not the logits' shape")
-        loss = soft_loss(op, logits, weights, "probabilities * LogSoftmax", axis=axis)
+            raise UnfitError(f"what {log_p} is multiplied with has not the logits' shape")
+        loss = soft_loss(op, logits, weights, f"probabilities * {log_p}", axis=axis, **settings)
     if over_all:
         return _negated(op, with_shape(op.ReduceSum(loss, keepdims=0), (), loss))
     return _negated(op, _unsqueezed(op, loss, axis) if kept else loss)
@@ -186,7 +212,7 @@ def _exp_ratio(
     """tf2onnx's sparse loss, which is inf from logit gaps of about 100 on; ours is not."""
     shape = shape_of(logits)
     axis = len(shape) - 1
-    if any(_reduced_axes(given, len(shape)) != [axis] for given in (axes, axes_p, axes_sum)):
+    if any(reduced_axes(given, len(shape)) != [axis] for given in (axes, axes_p, axes_sum)):
         raise UnfitError("its sums are not along the last axis")
     labels = one_hot_labels(op, one_hot, shape[axis], axis)
     if labels is None:
@@ -213,16 +239,17 @@ def _lse(
     root: ir.Value,
 ) -> ir.Value:
     shape = shape_of(logits)
-    (axis,) = _reduced_axes(axes, len(shape)) or [-1]
+    (axis,) = reduced_axes(axes, len(shape)) or [-1]
     gathered = attribute_of(picked.producer(), "axis", 0) % len(shape)  # type: ignore[arg-type]
-    if axis != gathered or _reduced_axes(gone, len(shape)) != [axis]:
+    if axis != gathered or reduced_axes(gone, len(shape)) != [axis]:
         raise UnfitError("ReduceLogSumExp and GatherElements have not the same axis")
     _check_positions(shape_of(indices), shape, axis)
     labels = squeezed(op, indices, axis)
     return hard_loss(op, logits, labels, "ReduceLogSumExp - GatherElements", axis=axis)
 
 
-def _reduced_axes(axes: ir.Value, rank: int) -> list[int] | None:
+def reduced_axes(axes: ir.Value | None, rank: int) -> list[int] | None:
+    """The axes that a reduction names, if they are known, counted from the front."""
     values = constant(axes)
     return None if values is None else sorted(int(axis) % rank for axis in np.atleast_1d(values))
 

@@ -42,6 +42,8 @@ def left_alone(graph: ir.Graph, state: State) -> list[Left]:
             reason = state.reasons.get(name) or _reason(node, state)
         elif node.op_type == "LogSoftmax" and node.domain == "":
             reason = _reason_behind(node, state) or _reason(node, state)
+        elif node.op_type == "Log" and (behind := _reason_behind(node, state)):
+            reason = behind
         else:
             continue
         found.append(Left(node.op_type, name, reason))

@@ -31,6 +31,7 @@ class Root:
     """What a value is for a loss: the port, and what its labels may be."""
 
     port: str = ""
+    is_positive: bool = False
     classes: int = 0
     ignored: int = NO_IGNORED_LABEL
 
@@ -184,7 +185,9 @@ def roots_of(
         classes = shape[settings["axis"]]
         for port, name in names.items():
             root = _root(name, fused, makers)
-            roots[root] = Root(port, int(classes or 0), int(settings.get("ignore_index", 0)))
+            is_positive = port != "logits" or settings["from_logits"] == 0
+            ignored = int(settings.get("ignore_index", 0))
+            roots[root] = Root(port, is_positive, int(classes or 0), ignored)
     return roots
 
 
@@ -209,7 +212,7 @@ def _random(rng: np.random.Generator, value: onnx.ValueInfoProto, root: Root) ->
         if root.port == "labels" and root.ignored != NO_IGNORED_LABEL:
             labels = np.where(rng.random(shape) < 0.25, root.ignored, labels)
         return labels.astype(dtype)
-    if root.port in ("logits", ""):
-        numbers = 3 * rng.standard_normal(shape)
-        return numbers > 0 if dtype.kind == "b" else numbers.astype(dtype)
-    return rng.uniform(0.25, 1.5, shape).astype(dtype)
+    if root.is_positive:
+        return rng.uniform(0.25, 1.5, shape).astype(dtype)
+    numbers = 3 * rng.standard_normal(shape)
+    return numbers > 0 if dtype.kind == "b" else numbers.astype(dtype)

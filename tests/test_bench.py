@@ -13,6 +13,8 @@ import pytest
 from bench import bench_losses, bench_training, plots
 
 
+# Where torch is installed, its compiler warns of torch's own code.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("dtype", bench_losses.DTYPES)
 def test_it_prints_a_time_for_each_way(
     dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -96,7 +96,7 @@ def _clipped(value: ir.Value | None) -> tuple[ir.Value, float]:
     epsilon = least.item()
     if not epsilon > 0 or most.item() != least.dtype.type(1 - epsilon):
         raise UnfitError(
-            f"what it is of is clipped to [{epsilon:g}, {most.item():g}], not to "
+            f"its input is clipped to [{epsilon:g}, {most.item():g}], not to "
             "[epsilon, 1 - epsilon] as Keras does"
         )
     return numbers, epsilon

@@ -234,7 +234,7 @@ void CheckScaledExp() {
   using Acc = Accumulator<T>;
   const auto exp = [](Acc x) { return ScaledExp<T>(Splat(x))[0]; };
   const bool narrow = sizeof(T) == 2;
-  CheckExp<Acc>("ScaledExp", narrow ? 7 : 2.8, narrow ? 12 : 5.5,
+  CheckExp<Acc>("ScaledExp", narrow ? 8 : 2.8, narrow ? 11 : 5.5,
                 [=](Acc x) { return exp(x) * kPerExpScale<Acc>; });
   for (Acc x = std::is_same_v<Acc, float> ? -105 : -748; x > -Infinity<Acc>(); x *= 1.25f) {
     if (exp(x) != 0) Fail("ScaledExp", "at %g is not 0", static_cast<double>(x));

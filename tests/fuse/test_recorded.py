@@ -61,8 +61,23 @@ def test_what_is_left_alone_is_named(name: str) -> None:
         onnxloss.fuse(load(name))
 
 
-@pytest.mark.parametrize("name", [name for name in FUSED if "keras" in name and "probab" in name])
-def test_keras_losses_of_probabilities_are_one_node(name: str) -> None:
+OF_PROBABILITIES = [name for name in FUSED if "keras" in name and "probabilities" in name]
+
+
+@pytest.mark.parametrize("library", [False, True], ids=["function body", "library"])
+@pytest.mark.parametrize("name", OF_PROBABILITIES)
+def test_certain_probabilities_are_clipped_as_before(name: str, library: bool) -> None:
+    original = load(name)
+    arrays = arrays_of(original)
+    arrays["x"] = np.eye(arrays["x"].shape[-1], dtype=np.float32)[arrays["x"].argmax(-1)]
+    (expected,) = run_model(original, arrays).values()
+    (result,) = run_model(onnxloss.fuse(original), arrays, library=library).values()
+    assert expected.max() > 1
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OF_PROBABILITIES)
+def test_keras_losses_of_probabilities_keep_no_logarithm(name: str) -> None:
     nodes = {made.op_type: made for made in onnxloss.fuse(load(name)).graph.node}
     assert not {"Log", "Min", "Max"} & {*nodes}
     settings = settings_of(nodes[FUSED[name][0]])

@@ -130,12 +130,12 @@ def run(
     *,
     soft: bool = False,
     outputs: Collection[str] = OUTPUTS,
-    architecture: int = 90,
+    largest_cluster: int = 16,
     shift: int = 0,
 ) -> dict[str, np.ndarray]:
     """What the kernels make of a node's inputs, in the operator's own dtypes.
 
-    Asserts that they write their outputs and nothing else. The host plays any architecture.
+    Asserts that they write their outputs and nothing else. The host plays a chip with clusters of any size.
     """
     call = make_call(attributes, arrays, soft=soft)
     given = {name: value for name, value in arrays.items() if value is not None}
@@ -150,7 +150,7 @@ def run(
         "dlogits": np.empty(logits.shape, logits.dtype),
         "dlabels": np.empty(logits.shape, logits.dtype),
     }
-    return run_call(call, given, {name: forms[name] for name in outputs}, architecture, shift)
+    return run_call(call, given, {name: forms[name] for name in outputs}, largest_cluster, shift)
 
 
 def run_sampled(
@@ -197,7 +197,7 @@ def run_call(
     call: ctypes.Structure,
     given: Mapping[str, np.ndarray],
     forms: Mapping[str, np.ndarray],
-    architecture: int = 90,
+    largest_cluster: int = 16,
     shift: int = 0,
 ) -> dict[str, np.ndarray]:
     """The outputs, which have the shapes and dtypes of `forms`."""
@@ -207,7 +207,7 @@ def run_call(
     for name, guarded in (*inputs.items(), *results.items()):
         setattr(call, name, guarded.address)
     scratch = Guarded(on, np.empty(on.scratch_bytes(call), np.uint8), 0, written=False)
-    failure = on.run(call, scratch.address, architecture)
+    failure = on.run(call, scratch.address, largest_cluster)
     assert failure is None, failure
     scratch.read()
     for name, guarded in inputs.items():
@@ -230,9 +230,9 @@ def run_case(case: Case, **options: Any) -> dict[str, np.ndarray]:
     return run(case.attributes, raw_arrays(case), soft=soft, **options)
 
 
-def plan_of(architecture: int = 90, **fields: Any) -> dict[str, Any]:
+def plan_of(largest_cluster: int = 16, **fields: Any) -> dict[str, Any]:
     """The plan of a call."""
     numbers = (ctypes.c_int64 * 6)()
-    cuda_on_host.library().PlanFor(ctypes.byref(LossCall(**fields)), architecture, numbers)
+    cuda_on_host.library().PlanFor(ctypes.byref(LossCall(**fields)), largest_cluster, numbers)
     names = ("path", "residence", "blocks", "threads", "cluster", "class_lanes")
     return dict(zip(names, [PATHS[numbers[0]], *numbers[1:]], strict=True))

@@ -103,8 +103,8 @@ class Host:
         """What `run` needs."""
         return getattr(library(), f"OnnxLossCuda{call.prefix}ScratchBytes")(ctypes.byref(call))
 
-    def run(self, call: ctypes.Structure, scratch: int, architecture: int) -> str | None:
+    def run(self, call: ctypes.Structure, scratch: int, largest_cluster: int) -> str | None:
         """Runs the call; None, or what went wrong."""
-        library().SetArchitecture(architecture)
+        library().SetLargestCluster(largest_cluster)
         run = getattr(library(), f"OnnxLossCudaRun{call.prefix}")
         return run(ctypes.byref(call), ctypes.c_void_p(scratch), None)

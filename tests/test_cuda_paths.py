@@ -18,7 +18,8 @@ TYPES = {"float32": 1, "float16": 10, "float64": 11, "bfloat16": 16}
 
 # A row's vectors of 16 bytes decide: one number beside each limit of the residences.
 RESIDENCES = {4: 0, 5: 1, 32: 1, 33: 2, 128: 2, 129: 3, 1024: 3, 1025: 4, 2048: 4, 2049: 5, 4096: 5}
-CLUSTERS = {4097: (4, 4), 16384: (4, 8), 16385: (5, 8), 32768: (5, 8)}
+CLUSTERS = {4097: (4, 4), 16384: (4, 8), 16385: (4, 16), 32768: (4, 16), 65536: (5, 16)}
+PORTABLE_CLUSTERS = {16384: (4, 8), 16385: (5, 8), 32768: (5, 8)}
 
 
 def plan(vectors: int, dtype: str = "float32", **fields: Any) -> dict[str, Any]:
@@ -40,14 +41,21 @@ def test_longer_rows_take_clusters(vectors: int, expected: tuple[int, int], dtyp
     made = plan(vectors, dtype)
     assert (made["path"], made["residence"], made["cluster"]) == ("resident", *expected)
     assert made["blocks"] == 512 * expected[1]
-    assert plan(vectors, dtype, architecture=89)["path"] == "streamed"
+    assert plan(vectors, dtype, largest_cluster=1)["path"] == "streamed"
 
 
-def test_what_no_cluster_holds_is_streamed() -> None:
-    assert plan(32769)["path"] == "streamed"
-    # 262144 16-bit classes, and one that a row on no boundary of 16 bytes touches more.
-    assert plan(32768, "bfloat16")["path"] == "resident"
-    assert plan(32768, "bfloat16", logits=258)["path"] == "streamed"
+@pytest.mark.parametrize(("vectors", "expected"), PORTABLE_CLUSTERS.items())
+def test_clusters_of_chips_that_have_smaller_ones(vectors: int, expected: tuple[int, int]) -> None:
+    made = plan(vectors, largest_cluster=8)
+    assert (made["path"], made["residence"], made["cluster"]) == ("resident", *expected)
+
+
+@pytest.mark.parametrize(("largest", "vectors"), [(1, 4096), (8, 32768), (16, 65536)])
+def test_what_no_cluster_holds_is_streamed(largest: int, vectors: int) -> None:
+    assert plan(vectors, "bfloat16", largest_cluster=largest)["path"] == "resident"
+    assert plan(vectors + 1, "bfloat16", largest_cluster=largest)["path"] == "streamed"
+    # A row on no boundary of 16 bytes touches one more.
+    assert plan(vectors, "bfloat16", largest_cluster=largest, logits=258)["path"] == "streamed"
 
 
 def test_a_loss_alone_is_streamed_where_rows_are_long_and_many() -> None:
@@ -65,7 +73,7 @@ def test_other_axes_and_options() -> None:
 
 
 # Beside the residences' limits for 16-bit and 32-bit rows, none a multiple of a vector; 70001
-# 32-bit classes take a cluster of 8 where there are clusters.
+# 32-bit classes take a cluster of 16 where there are clusters.
 SHAPES = {
     "four lanes": ((11, 13), 1, "resident"),
     "a warp": ((5, 101), 1, "resident"),
@@ -73,6 +81,7 @@ SHAPES = {
     "a block": ((2, 3001), 1, "resident"),
     "a block, longer": ((2, 7001), 1, "resident"),
     "a cluster": ((2, 40003), 1, "resident"),
+    "a large cluster": ((1, 70001), 1, "resident"),
     "strided": ((2, 37, 5), 1, "strided"),
     "strided, long": ((2, 700, 3), 1, "strided"),
 }
@@ -120,16 +129,85 @@ def test_every_path(name: str, setting: str, loss: str, dtype: str) -> None:
     item = DTYPES[dtype].itemsize
     if dtype != "float64":
         assert cuda_calls.path_of(settings, arrays, soft=soft) == path
-    for shift, architecture in ((0, 90), (item, 80)):
+    for shift, largest in ((0, 16), (item, 1)):
         outputs = cuda_calls.run(
             settings,
             arrays,
             soft=soft,
             outputs=("loss", "dlogits"),
             shift=shift,
-            architecture=architecture,
+            largest_cluster=largest,
         )
         assert_right(outputs, loss, arrays, **settings)
+
+
+# Of a row of numbers below 4: what stands at its first, some inner and its last place.
+PEAKS = {
+    "one": {"inner": 9},
+    "first and last": {"first": 9, "last": 9},
+    "ties": {"first": 9, "inner": 9, "last": 9},
+    "masked": {"first": -np.inf, "inner": -np.inf, "last": -np.inf},
+    "masked, and a tie": {"first": -np.inf, "inner": 9, "last": 9},
+}
+NONE = {
+    "nan first": {"first": np.nan},
+    "nan last": {"last": np.nan},
+    "nan beside the greatest": {"inner": np.nan, "last": 9},
+    "inf": {"inner": np.inf},
+    "inf and -inf": {"first": -np.inf, "last": np.inf},
+}
+
+
+EACH_KIND = ("four lanes", "a warp, longer", "a block", "a cluster", "strided")
+
+
+def put(row: np.ndarray, marks: dict[str, float]) -> None:
+    places = {"first": 0, "inner": row.size // 2 + 1, "last": row.size - 1}
+    for name, value in marks.items():
+        row[places[name]] = value
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("loss", [HARD, SOFT])
+@pytest.mark.parametrize("marks", PEAKS)
+@pytest.mark.parametrize("name", EACH_KIND)
+def test_greatest_elements_and_masked_ones(name: str, marks: str, loss: str, dtype: str) -> None:
+    """One greatest is left out of a sum, wherever it is; the others and what is masked are not."""
+    shape, axis, _ = SHAPES[name]
+    arrays = draw(loss, shape, axis, dtype)
+    arrays["logits"] = np.minimum(arrays["logits"], DTYPES[dtype].type(4))
+    rows = np.moveaxis(arrays["logits"], axis, -1)
+    for position in np.ndindex(rows.shape[:-1]):
+        put(rows[position], PEAKS[marks])
+    if loss == HARD:
+        arrays["labels"][:] = 1  # none of these places
+    else:
+        labels = np.moveaxis(arrays["labels"], axis, -1)
+        labels[np.isneginf(rows.astype(np.float64))] = 0
+    settings = {"axis": axis, "reduction": "none"}
+    outputs = cuda_calls.run(settings, arrays, soft=loss == SOFT, outputs=("loss", "dlogits"))
+    assert_right(outputs, loss, arrays, **settings)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("marks", NONE)
+@pytest.mark.parametrize("name", EACH_KIND)
+def test_rows_without_a_softmax_are_nan(name: str, marks: str, dtype: str) -> None:
+    shape, axis, _ = SHAPES[name]
+    arrays = draw(HARD, shape, axis, dtype)
+    settings = {"axis": axis, "reduction": "none"}
+    good = cuda_calls.run(settings, arrays)
+    rows = np.moveaxis(arrays["logits"], axis, -1)
+    last = tuple(n - 1 for n in rows.shape[:-1])
+    put(rows[last], NONE[marks])
+    outputs = cuda_calls.run(settings, arrays)
+    for output, value in outputs.items():
+        found, expected = value, good[output]
+        if output == "dlogits":
+            found, expected = (np.moveaxis(x, axis, -1) for x in (found, expected))
+        assert np.isnan(found[last].astype(np.float64)).all()
+        found[last] = expected[last]
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

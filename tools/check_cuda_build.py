@@ -27,8 +27,7 @@ from typing import NamedTuple
 
 MOST_WHEEL_BYTES = 15_000_000
 
-# Stack bytes of a thread. A row of probabilities in the widest residence is 64 of a thread's 128
-# registers, twice: with its logits.
+# Stack bytes of a thread of the other kernels.
 MOST_OTHER = 160
 # Subroutines of CUDA's own division, for operands that its short path leaves out: a row divides a
 # few times, its elements never.
@@ -43,7 +42,7 @@ _KERNEL = re.compile(
     re.DOTALL,
 )
 _HOT = re.compile(
-    r"(Resident|Streamed)Rows<\w+, (SoftmaxCrossEntropyLossRow<\w+, \w+>"
+    r"(Resident|Streamed)Rows<(\w+), (SoftmaxCrossEntropyLossRow<\w+, \w+>"
     r"|SoftLabelCrossEntropyLossRow<\w+>), \D*(\d)>"
 )
 _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)")
@@ -55,16 +54,19 @@ class Rows(NamedTuple):
     kind: str
     has_probabilities: bool
     vectors: int
+    weights: int  # vectors of class weights for each of the row's
 
     def loads(self) -> int:
-        """16-byte loads in its code: of each row's, once, or where it is streamed twice."""
+        """16-byte loads in its code: of each row's, once, or where it is streamed twice.
+
+        Class weights are loaded for the sum, and again for the gradient.
+        """
         passes = 2 if self.kind == "Streamed" else 1
-        return self.vectors * passes * (1 + self.has_probabilities)
+        return self.vectors * (passes * (1 + self.has_probabilities) + 2 * self.weights)
 
     def stores(self) -> int:
         """16-byte stores in its code: the gradient's; and of a row that does not count, zeros."""
-        constants = self.vectors if self.kind == "Resident" else 1
-        return self.vectors + (0 if self.has_probabilities else constants)
+        return self.vectors + (0 if self.has_probabilities else 1)
 
 
 def short_name(name: str) -> str:
@@ -76,19 +78,20 @@ def short_name(name: str) -> str:
 def hot_rows(name: str) -> Rows | None:
     """What a hot kernel is by its short name; None for the others.
 
-    Those with a softcap compute more than they move; the widest residence of probabilities spills.
+    Those with a softcap compute more than they move.
     """
     found = _HOT.match(name)
     if found is None:
         return None
-    kind, row, number = found[1], found[2], int(found[3])
+    kind, element, row, number = found[1], found[2], found[3], int(found[4])
     soft = row.startswith("SoftLabel")
+    weights = 2 if element in ("Half", "BFloat16") else 1
+    if not soft and row.endswith("false>"):
+        weights = 0
     if kind == "Streamed":
-        return None if number else Rows(kind, soft, _STREAMED_VECTORS)
+        return None if number else Rows(kind, soft, _STREAMED_VECTORS, weights)
     table = re.findall(r"\{(\d+), (\d+), (\d+), (\d+)\}", _PLAN.read_text())
-    if soft and number == len(table) - 1:
-        return None
-    return Rows(kind, soft, int(table[number][1]))
+    return Rows(kind, soft, int(table[number][1]), weights)
 
 
 def demangled(names: list[str]) -> list[str]:

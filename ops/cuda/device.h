@@ -29,6 +29,11 @@ ONNXLOSS_DEVICE int BlockThreads() { return static_cast<int>(blockDim.x); }
 ONNXLOSS_DEVICE int64_t BlockIndex() { return blockIdx.x; }
 ONNXLOSS_DEVICE int64_t GridBlocks() { return gridDim.x; }
 
+// Shuffled, which shows the compiler that a warp's lanes have the same.
+ONNXLOSS_DEVICE int WarpIndex() {
+  return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
+}
+
 // All threads of the block, with what they wrote.
 ONNXLOSS_DEVICE void SyncBlock() { __syncthreads(); }
 
@@ -62,6 +67,14 @@ ONNXLOSS_DEVICE int ClusterRank() {
 #endif
 }
 
+ONNXLOSS_DEVICE int64_t ClusterIndex() {
+#if __CUDA_ARCH__ >= 900
+  return __clusterIdx().x;
+#else
+  return BlockIndex();
+#endif
+}
+
 // All threads of the cluster, with what they wrote.
 ONNXLOSS_DEVICE void SyncCluster() {
 #if __CUDA_ARCH__ >= 900
@@ -72,6 +85,19 @@ ONNXLOSS_DEVICE void SyncCluster() {
   }
 #endif
   SyncBlock();
+}
+
+// A barrier of the cluster in two halves, which orders nothing that was written: a block that may
+// be read by others stays until all threads have arrived.
+ONNXLOSS_DEVICE void ArriveAtCluster() {
+#if __CUDA_ARCH__ >= 900
+  if (ClusterBlocks() > 1) __cluster_barrier_arrive_relaxed();
+#endif
+}
+ONNXLOSS_DEVICE void AwaitCluster() {
+#if __CUDA_ARCH__ >= 900
+  if (ClusterBlocks() > 1) __cluster_barrier_wait();
+#endif
 }
 
 // The object of another block of the cluster that lies where `own` lies in this one.
@@ -111,11 +137,45 @@ ONNXLOSS_DEVICE float ExpApproximate(float x) {
 // Max error 2 ulp.
 ONNXLOSS_DEVICE float ExpExact(float x) { return ::expf(x); }
 
-// Keeps the compiler from remembering what it made of a word, which would take more registers than
-// to make it again.
-template <class Word>
-ONNXLOSS_DEVICE void Forget(Word* word) {
-  asm volatile("" : "+r"(*word));
+// Two numbers of 16 bits in one register, the first in its low half.
+template <class T>
+struct Pair {
+  uint32_t bits;
+};
+
+// The greater and the lesser of `best`, which is no nan, and x. A nan is the lesser. Those of pairs
+// are of each with its like.
+ONNXLOSS_DEVICE double Greater(double best, double x) { return x > best ? x : best; }
+ONNXLOSS_DEVICE double Lesser(double best, double x) { return x > best ? best : x; }
+ONNXLOSS_DEVICE float Greater(float best, float x) { return ::fmaxf(best, x); }
+ONNXLOSS_DEVICE float Lesser(float best, float x) {
+  asm("min.NaN.f32 %0, %0, %1;" : "+f"(best) : "f"(x));
+  return best;
+}
+ONNXLOSS_DEVICE Pair<cuda::Half> Greater(Pair<cuda::Half> best, Pair<cuda::Half> x) {
+  asm("max.f16x2 %0, %0, %1;" : "+r"(best.bits) : "r"(x.bits));
+  return best;
+}
+ONNXLOSS_DEVICE Pair<cuda::Half> Lesser(Pair<cuda::Half> best, Pair<cuda::Half> x) {
+  asm("min.NaN.f16x2 %0, %0, %1;" : "+r"(best.bits) : "r"(x.bits));
+  return best;
+}
+ONNXLOSS_DEVICE Pair<cuda::BFloat16> Greater(Pair<cuda::BFloat16> best, Pair<cuda::BFloat16> x) {
+  asm("max.bf16x2 %0, %0, %1;" : "+r"(best.bits) : "r"(x.bits));
+  return best;
+}
+ONNXLOSS_DEVICE Pair<cuda::BFloat16> Lesser(Pair<cuda::BFloat16> best, Pair<cuda::BFloat16> x) {
+  asm("min.NaN.bf16x2 %0, %0, %1;" : "+r"(best.bits) : "r"(x.bits));
+  return best;
+}
+
+// Keeps the compiler from remembering what it made of a value, which would take more registers than
+// to make it again; or from making the value anew, which would take more instructions than to keep
+// it.
+template <class Value>
+ONNXLOSS_DEVICE void Forget(Value* value) {
+  if constexpr (sizeof(Value) == 4) asm volatile("" : "+r"(*value));
+  if constexpr (sizeof(Value) == 8) asm volatile("" : "+l"(*value));
 }
 
 ONNXLOSS_DEVICE float Widen(uint16_t half) {
@@ -142,6 +202,14 @@ inline const char* TextOf(cudaError_t error) {
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
+template <class Arguments>
+const char* AllowAnyCluster(void (*kernel)(Arguments)) {
+  return TextOf(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+}
+
+// What every chip with clusters has; a kernel asks for more.
+constexpr int kPortableCluster = 8;
+
 // Runs kernel(arguments) on `blocks` times `threads`, in clusters of `cluster` blocks.
 template <class Arguments>
 const char* Launch(void (*kernel)(Arguments), int64_t blocks, int threads, int cluster,
@@ -157,6 +225,10 @@ const char* Launch(void (*kernel)(Arguments), int64_t blocks, int threads, int c
   attribute.val.clusterDim.z = 1;
   config.attrs = &attribute;
   config.numAttrs = cluster > 1 ? 1 : 0;
+  if (cluster > kPortableCluster) {
+    const char* failure = AllowAnyCluster(kernel);
+    if (failure != nullptr) return failure;
+  }
   return TextOf(cudaLaunchKernelEx(&config, kernel, arguments));
 }
 
@@ -173,23 +245,37 @@ inline const char* IsCaptured(Stream stream, bool* captured) {
   return TextOf(error);
 }
 
-// What the kernels that the current device runs were compiled for, as in sm_90. Where that is PTX
-// for an older chip, they know nothing of clusters, whatever the device has.
+// The most blocks that a cluster of this kernel can have. Where it was compiled as PTX for an older
+// chip, it knows nothing of clusters, whatever the device has.
 template <class Arguments>
-const char* Architecture(void (*kernel)(Arguments), int* architecture) {
+const char* FindLargestCluster(void (*kernel)(Arguments), int threads, int* blocks) {
+  constexpr int kFirstWithClusters = 90;  // as in sm_90
+  *blocks = 1;
+  cudaFuncAttributes attributes = {};
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+  if (error != cudaSuccess || attributes.ptxVersion < kFirstWithClusters) return TextOf(error);
+  const char* failure = AllowAnyCluster(kernel);
+  if (failure != nullptr) return failure;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(1);
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  return TextOf(cudaOccupancyMaxPotentialClusterSize(blocks, kernel, &config));
+}
+
+// The same of the current device, found once: of its first kernel.
+template <class Arguments>
+const char* LargestCluster(void (*kernel)(Arguments), int threads, int* blocks) {
   constexpr int kMostDevices = 64;
   static std::atomic<int> known[kMostDevices];  // 0 before the first call
   int device = 0;
-  cudaError_t error = cudaGetDevice(&device);
+  const cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return TextOf(error);
   const bool keeps = device < kMostDevices;
-  *architecture = keeps ? known[device].load(std::memory_order_relaxed) : 0;
-  if (*architecture != 0) return nullptr;
-  cudaFuncAttributes attributes = {};
-  error = cudaFuncGetAttributes(&attributes, kernel);
-  *architecture = attributes.ptxVersion;
-  if (keeps && error == cudaSuccess) known[device].store(*architecture, std::memory_order_relaxed);
-  return TextOf(error);
+  *blocks = keeps ? known[device].load(std::memory_order_relaxed) : 0;
+  if (*blocks != 0) return nullptr;
+  const char* failure = FindLargestCluster(kernel, threads, blocks);
+  if (keeps && failure == nullptr) known[device].store(*blocks, std::memory_order_relaxed);
+  return failure;
 }
 
 }  // namespace onnxloss::device

@@ -71,8 +71,10 @@ class Launcher {
         queue_(stream, SumBytes(call) == 8, scratch_.partials) {}
 
   const char* Run() {
-    int architecture = 0;
-    queue_.Check(device::Architecture(KernelsFor(call_).streamed, &architecture));
+    int largest_cluster = 1;
+    constexpr int kWidest = kNumResidences - 1;  // it takes a whole multiprocessor
+    queue_.Check(device::LargestCluster(KernelsFor(call_).resident[kWidest],
+                                        kResidences[kWidest].threads, &largest_cluster));
     Arguments arguments = {};
     arguments.call = call_;
     arguments.known_denominator = KnownDenominator();
@@ -89,7 +91,7 @@ class Launcher {
       arguments.class_total = nullptr;
     }
     arguments.position_weights = scratch_.position_weights;
-    RunRows(arguments, PlanFor(call_, architecture));
+    RunRows(arguments, PlanFor(call_, largest_cluster));
     if (call_.dlabels != nullptr && call_.positions() > 0) RunLabelGradients(arguments);
     if (call_.loss != nullptr && call_.reduced != 0) SumLosses(arguments);
     return queue_.failure();

@@ -44,7 +44,7 @@ Plan PlanTiles(const LossCall& call, Path path) {
   return {path, 0, blocks, kStridedThreads, 1, lanes};
 }
 
-Plan PlanLastAxis(const LossCall& call, int architecture) {
+Plan PlanLastAxis(const LossCall& call, int largest_cluster) {
   const int64_t vectors = VectorsOf(call);
   const int64_t rows = call.positions();
   const bool is_short = vectors <= kLongestShortRow;
@@ -55,8 +55,8 @@ Plan PlanLastAxis(const LossCall& call, int architecture) {
     if (Fits(vectors, kResidences[i], 1)) return Resident(rows, i, 1);
   }
   // The same threads with fewer registers in use hide more latency, in twice as many blocks.
-  for (int i = kNumResidences - 2; i < kNumResidences && architecture >= kFirstWithClusters; ++i) {
-    for (int cluster = 2; cluster <= kLargestCluster; cluster *= 2) {
+  for (int i = kNumResidences - 2; i < kNumResidences; ++i) {
+    for (int cluster = 2; cluster <= largest_cluster && cluster <= kLargestCluster; cluster *= 2) {
       if (Fits(vectors, kResidences[i], cluster)) return Resident(rows, i, cluster);
     }
   }
@@ -65,11 +65,11 @@ Plan PlanLastAxis(const LossCall& call, int architecture) {
 
 }  // namespace
 
-Plan PlanFor(const LossCall& call, int architecture) {
+Plan PlanFor(const LossCall& call, int largest_cluster) {
   if (call.positions() == 0) return {Path::kNothing, 0, 0, 0, 1, 0};
   if (call.from_logits == 0) return PlanTiles(call, Path::kProbabilities);
   if (call.inner > 1) return PlanTiles(call, Path::kStrided);
-  return PlanLastAxis(call, architecture);
+  return PlanLastAxis(call, largest_cluster);
 }
 
 Plan PlanForLabelGradients(const LossCall& call) { return PlanTiles(call, Path::kStrided); }

@@ -22,14 +22,12 @@ struct Residence {
   int threads;         // of a block
   int blocks_at_once;  // that a multiprocessor must have registers for
 };
-constexpr Residence kResidences[] = {{4, 1, 128, 8},   {32, 1, 128, 8},  {32, 4, 128, 5},
-                                     {256, 4, 256, 3}, {256, 8, 256, 2}, {512, 8, 512, 1}};
+constexpr Residence kResidences[] = {{4, 1, 128, 8},   {32, 1, 128, 8},  {32, 4, 128, 8},
+                                     {256, 4, 256, 4}, {256, 8, 256, 3}, {512, 8, 512, 1}};
 constexpr int kNumResidences = 6;
-// Larger clusters are not portable.
-constexpr int kLargestCluster = 8;
-constexpr int kFirstWithClusters = 90;
+constexpr int kLargestCluster = 16;
 
-constexpr int kStreamedThreads = 512;
+constexpr int kStreamedThreads = 256;
 constexpr int kStridedThreads = 256;
 
 struct Plan {
@@ -42,8 +40,8 @@ struct Plan {
   int class_lanes;
 };
 
-// `architecture` is 90 for sm_90.
-Plan PlanFor(const LossCall& call, int architecture);
+// `largest_cluster` is what the chip can have, 1 where it knows none.
+Plan PlanFor(const LossCall& call, int largest_cluster);
 
 // Of the kernel of dlabels: one of kStrided, whatever runs the rest.
 Plan PlanForLabelGradients(const LossCall& call);

@@ -22,21 +22,22 @@ ONNXLOSS_DEVICE Seat FindSeat() {
   } else {
     const int blocks = device::ClusterBlocks();
     const int lane = device::ClusterRank() * kThreads + device::ThreadIndex();
-    return {device::BlockIndex() / blocks, lane, blocks * kThreads};
+    return {device::ClusterIndex(), lane, blocks * kThreads};
   }
 }
 
-// One block's loads are to overlap another's stores; dense coefficients leave less room for that.
-template <class Row>
+// One block's loads are to overlap another's stores. Probabilities beside the logits, and the
+// arithmetic of double, leave less room for that.
+template <class T, class Row>
 constexpr int BlocksAtOnce(int residence) {
   const int blocks = kResidences[residence].blocks_at_once;
-  return Row::kDense ? (blocks + 2) / 3 : blocks;
+  return Row::kHasTarget && sizeof(T) <= 4 ? blocks : (2 * blocks + 1) / 3;
 }
 
 // logits are [outer, C]. Vector v of a row belongs to its lane v % lanes. kLanes up to 32 share a
 // warp with other rows; more are all of a block, and its cluster's other blocks go on.
 template <class T, class Row, int kResidence>
-ONNXLOSS_KERNEL(kResidences[kResidence].threads, BlocksAtOnce<Row>(kResidence))
+ONNXLOSS_KERNEL(kResidences[kResidence].threads, BlocksAtOnce<T, Row>(kResidence))
 ResidentRows(const Arguments arguments) {
   using Acc = Accumulator<T>;
   constexpr int kLanes = kResidences[kResidence].lanes;
@@ -54,37 +55,43 @@ ResidentRows(const Arguments arguments) {
   const bool reads = has_row && (label.counts || problem.call.lse != nullptr);
 
   Hand<T, Row, int, Cap::kNone, kVectors> hand(problem, row);
-  const int beyond = row.count();
+  const int first = reads ? seat.lane : row.count();  // beyond which there is nothing
 #pragma unroll
-  for (int i = 0; i < kVectors; ++i) {
-    hand.template Load<Again::kNo>(i, reads ? seat.lane + i * seat.lanes : beyond);
-  }
-  device::Forget(&seat.lane);
-  Summary<Acc> summary = hand.Summarise(reads ? seat.lane : beyond, seat.lanes);
+  for (int i = 0; i < kVectors; ++i) hand.template Load<Again::kNo>(i, first + i * seat.lanes);
+  Summary<Acc> summary = hand.Summarise(first, seat.lanes);
+  const auto finish = [&](const Summary<Acc>& joined) {
+    return FinishRow(problem, position, label, joined);
+  };
+  Result<Acc> result;
   if constexpr (kLanes <= 32) {
     JoinLanes<Row::kDense, kLanes>(&summary);
+    result = finish(summary);
   } else {
-    JoinCluster<Row::kDense, kThreads>(&summary);
+    result = FinishCluster<Row::kDense, kThreads>(summary, finish);
+    device::ArriveAtCluster();
   }
   if (has_row) {
-    const Result<Acc> result = FinishRow(problem, position, label, summary);
     if (seat.lane == 0) problem.Store(position, result.loss, result.lse);
     if (problem.call.dlogits != nullptr) {
       device::Forget(&seat.lane);  // or what was made of it for each vector
+      const Place<T, int> to = hand.Gradients();
+      if (label.counts && !label.bad) {
 #pragma unroll
-      for (int i = 0; i < kVectors; ++i) {
-        const int vector = seat.lane + i * seat.lanes;
-        if (vector >= row.count()) continue;
-        if (label.counts && !label.bad) {
+        for (int i = 0; i < kVectors; ++i) {
+          const int vector = seat.lane + i * seat.lanes;
+          if (vector >= row.count()) continue;
           hand.Forget(i);
-          hand.StoreGradient(i, vector, result, label.index);
-        } else {
-          StoreConstant(problem, row, vector, label.bad);
+          hand.StoreGradient(i, vector, result, to);
+        }
+        hand.StoreTarget(label.index, seat.lane, seat.lanes, result, to);
+      } else {
+        for (int vector = seat.lane; vector < row.count(); vector += seat.lanes) {
+          hand.StoreConstant(vector, label.bad, to);
         }
       }
     }
   }
-  if constexpr (kLanes > 32) LeaveCluster();
+  if constexpr (kLanes > 32) device::AwaitCluster();
 }
 
 }  // namespace onnxloss::cuda

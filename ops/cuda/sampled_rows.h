@@ -105,9 +105,10 @@ ONNXLOSS_DEVICE SampledMaths<T> SummariseSampled(const SampledRow<T>& row) {
     const Acc none[1] = {};
     AddChunk<Acc, false, 1>(x, none, &summary);
   }
-  JoinCluster<false, kSampledThreads>(&summary);
-  const Acc share = 1 / static_cast<Acc>(row.call.num_true);
-  return {Finish(summary.stats), share, static_cast<Acc>(row.call.z_loss)};
+  return FinishCluster<false, kSampledThreads>(summary, [&](const Summary<Acc>& joined) {
+    const Acc share = 1 / static_cast<Acc>(row.call.num_true);
+    return SampledMaths<T>{Finish(joined.stats), share, static_cast<Acc>(row.call.z_loss)};
+  });
 }
 
 // The sum of the gradients of all columns of a class, in the order of columns. `run` is where its

@@ -7,10 +7,18 @@
 
 namespace onnxloss::cuda {
 
+// A cap, and dense coefficients, take registers.
+template <class T, class Row, Cap kCap>
+constexpr int StreamedBlocksAtOnce() {
+  if (kCap == Cap::kSome) return 2;
+  if (Row::kDense) return sizeof(T) == 8 ? 1 : 3;
+  return 4;
+}
+
 // logits are [outer, C], of any length; one block per row. Four vectors of each thread are on the
 // way at a time.
 template <class T, class Row, Cap kCap>
-ONNXLOSS_KERNEL(kStreamedThreads)
+ONNXLOSS_KERNEL(kStreamedThreads, StreamedBlocksAtOnce<T, Row, kCap>())
 StreamedRows(const Arguments arguments) {
   using Acc = Accumulator<T>;
   constexpr int kVectors = 4;
@@ -22,7 +30,6 @@ StreamedRows(const Arguments arguments) {
   const Label<Acc> label = problem.LabelOf(position);
   const RowVectors<T, int64_t> row(problem.logits() + position * problem.call.classes,
                                    problem.call.classes);
-  const bool writes = problem.call.dlogits != nullptr;
 
   Hand<T, Row, int64_t, kCap, kVectors> hand(problem, row);
   Summary<Acc> summary;
@@ -33,13 +40,15 @@ StreamedRows(const Arguments arguments) {
       hand.AddTo(at, kThreads, &summary);
     }
   }
-  JoinCluster<Row::kDense, kStreamedThreads>(&summary);
-  const Result<Acc> result = FinishRow(problem, position, label, summary);
+  const Result<Acc> result = FinishCluster<Row::kDense, kStreamedThreads>(
+      summary,
+      [&](const Summary<Acc>& joined) { return FinishRow(problem, position, label, joined); });
   if (thread == 0) problem.Store(position, result.loss, result.lse);
-  if (!writes) return;
+  if (problem.call.dlogits == nullptr) return;
+  const Place<T, int64_t> to = hand.Gradients();
   if (!label.counts || label.bad) {
     for (int64_t at = thread; at < row.count(); at += kThreads) {
-      StoreConstant(problem, row, at, label.bad);
+      hand.StoreConstant(at, label.bad, to);
     }
     return;
   }
@@ -49,10 +58,11 @@ StreamedRows(const Arguments arguments) {
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       if (at + i * kThreads < row.count()) {
-        hand.StoreGradient(i, at + i * kThreads, result, label.index);
+        hand.StoreGradient(i, at + i * kThreads, result, to);
       }
     }
   }
+  hand.StoreTarget(label.index, thread, kThreads, result, to);
 }
 
 }  // namespace onnxloss::cuda

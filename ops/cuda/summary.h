@@ -31,59 +31,63 @@ ONNXLOSS_DEVICE void Join(Summary<Acc> other, Summary<Acc>* summary) {
   }
 }
 
-template <int kCount, class Acc>
-ONNXLOSS_DEVICE Acc MaxOf(const Acc (&x)[kCount], Acc max) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) max = x[i] > max ? x[i] : max;
-  return max;
+// The lesser of the two, to be summed; the other is the best from here on. In the end all have been
+// summed but one maximum, and none had to be compared with it to be left out.
+template <class Unit>
+ONNXLOSS_DEVICE Unit Outdo(Unit x, Unit* best) {
+  const Unit lesser = device::Lesser(*best, x);
+  *best = device::Greater(*best, x);
+  return lesser;
 }
 
-// Sums of a few terms, before they join those of a summary.
+// Sums of a few terms relative to a maximum, before they join those of a summary.
 template <class Acc>
 struct Terms {
-  Acc count_max = 0;
+  Acc shift;
   Acc rest = 0;
   Acc gap = 0;
   Acc total = 0;
-};
 
-// Adds elements, none of them above `max`, with their dense coefficients. What fills up a chunk is
-// -inf with coefficient 0.
-template <class T, bool kDense, int kCount, class Acc>
-ONNXLOSS_DEVICE void AddTerms(const Acc (&x)[kCount], const Acc (&a)[kDense ? kCount : 1], Acc max,
-                              Terms<Acc>* terms) {
-  const Acc shift = Shift(max);
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    const Acc e = Exp<T>(x[i] - shift);
-    const bool is_max = x[i] == max;
-    terms->count_max += is_max ? Acc{1} : Acc{0};
-    terms->rest += is_max ? Acc{0} : e;
-    if constexpr (kDense) {
-      terms->gap += GapTerm(a[i], shift - x[i]);
-      terms->total += a[i];
+  ONNXLOSS_DEVICE explicit Terms(Acc max) : shift(Shift(max)) {}
+
+  template <class T>
+  ONNXLOSS_DEVICE void Add(Acc lesser) {
+    rest += Exp<T>(lesser - shift);
+  }
+  ONNXLOSS_DEVICE void AddDense(Acc x, Acc coefficient) {
+    gap += GapTerm(coefficient, shift - x);
+    total += coefficient;
+  }
+
+  // The terms are of all elements but the summary's maximum, also of its former one.
+  template <bool kDense>
+  ONNXLOSS_DEVICE void Join(Summary<Acc>* summary) const {
+    summary->stats.count_max = 1;
+    summary->stats.rest += static_cast<double>(rest);
+    if (kDense) {
+      summary->dense.gap += static_cast<double>(gap);
+      summary->dense.total += static_cast<double>(total);
     }
   }
-}
+};
 
-// The terms are relative to the summary's own maximum.
-template <bool kDense, class Acc>
-ONNXLOSS_DEVICE void Add(const Terms<Acc>& terms, Summary<Acc>* summary) {
-  summary->stats.count_max += static_cast<double>(terms.count_max);
-  summary->stats.rest += static_cast<double>(terms.rest);
-  if (kDense) {
-    summary->dense.gap += static_cast<double>(terms.gap);
-    summary->dense.total += static_cast<double>(terms.total);
-  }
-}
-
+// Adds elements with their dense coefficients. What fills up a chunk is -inf with coefficient 0.
 template <class T, bool kDense, int kCount, class Acc>
 ONNXLOSS_DEVICE void AddChunk(const Acc (&x)[kCount], const Acc (&a)[kDense ? kCount : 1],
                               Summary<Acc>* summary) {
-  Raise<kDense>(MaxOf(x, summary->stats.max), summary);
-  Terms<Acc> terms;
-  AddTerms<T, kDense, kCount>(x, a, summary->stats.max, &terms);
-  Add<kDense>(terms, summary);
+  Acc best = summary->stats.max;
+  Acc max = best;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) max = device::Greater(max, x[i]);
+  summary->stats.count_max = 0;
+  Raise<kDense>(max, summary);
+  Terms<Acc> terms(max);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    terms.template Add<T>(Outdo(x[i], &best));
+    if constexpr (kDense) terms.AddDense(x[i], a[i]);
+  }
+  terms.template Join<kDense>(summary);
 }
 
 // Over groups of kLanes neighbouring lanes, which all get the same bits; whole warps take part.
@@ -117,27 +121,32 @@ struct SharedSummaries {
   Summary<Acc> of_warp[kWarps];
 };
 
-// Over all threads of the cluster; every thread gets the same bits. The other blocks' shared memory
-// is read: LeaveCluster before the block ends.
-template <bool kDense, int kThreads, class Acc>
-ONNXLOSS_DEVICE void JoinCluster(Summary<Acc>* summary) {
+// Joins those of all threads of the cluster; every thread gets the same bits of what `finish` makes
+// of it, which one warp of each block does, in the time of the others. The other blocks' shared
+// memory has been read then: no block may end before all have it.
+template <bool kDense, int kThreads, class Acc, class Finish>
+ONNXLOSS_DEVICE auto FinishCluster(Summary<Acc> summary, Finish finish) {
+  using Finished = decltype(finish(summary));
   constexpr int kWarps = kThreads / 32;
   auto& shared = device::Shared<SharedSummaries<Acc, kWarps>>();
+  auto& finished = device::Shared<Finished>();
+  const int warp = device::WarpIndex();
   const int lane = device::ThreadIndex() % 32;
-  JoinLanes<kDense, 32>(summary);
-  if (lane == 0) shared.of_warp[device::ThreadIndex() / 32] = *summary;
+  JoinLanes<kDense, 32>(&summary);
+  if (lane == 0) shared.of_warp[warp] = summary;
   device::SyncCluster();  // the warps' summaries are written
-  Summary<Acc> joined;
-  const int count = kWarps * device::ClusterBlocks();
-  for (int i = lane; i < count; i += 32) {
-    Join<kDense>(device::InBlock(shared, i / kWarps).of_warp[i % kWarps], &joined);
+  if (warp == 0) {
+    Summary<Acc> joined;
+    const int count = kWarps * device::ClusterBlocks();
+    for (int i = lane; i < count; i += 32) {
+      Join<kDense>(device::InBlock(shared, i / kWarps).of_warp[i % kWarps], &joined);
+    }
+    JoinLanes<kDense, 32>(&joined);
+    const Finished own = finish(joined);
+    if (lane == 0) finished = own;
   }
-  JoinLanes<kDense, 32>(&joined);
-  *summary = joined;
-}
-
-ONNXLOSS_DEVICE void LeaveCluster() {
-  if (device::ClusterBlocks() > 1) device::SyncCluster();  // no block reads this one's memory
+  device::SyncBlock();  // the first warp has finished
+  return finished;
 }
 
 // A finished row: its loss, and what makes dlogits of its elements.
@@ -148,7 +157,8 @@ struct Result {
   Acc max;
   Acc sum_minus_one;
   Acc total;  // the coefficient of p
-  Acc scale;  // k / sum
+  Acc k;
+  Acc scale;  // k / sum, times the coefficient of p where labels are indices
   Acc at_target;
 };
 
@@ -176,21 +186,31 @@ ONNXLOSS_DEVICE Result<Acc> FinishRow(const Problem<T, Row>& problem, int64_t po
   result.lse = lse;
   if (problem.call.dlogits == nullptr) return result;
   const Acc k = problem.Upstream(position);
+  result.k = k;
   const Acc p_share = dense_total + ZLossShare(z_loss, lse);
   result.max = softmax.max;
   result.sum_minus_one = softmax.sum_minus_one;
   result.total = target.coefficient + p_share;
   result.scale = k / softmax.sum;
+  if (Row::kHasTarget) result.scale *= result.total;
   if (Row::kHasTarget) result.at_target = TargetGradient(softmax, target, p_share, k);
   return result;
 }
 
+// What GradientOf wants to know of an element's dense coefficient a: k a, which is the same for
+// many, or a itself.
+template <class Row, class Acc>
+ONNXLOSS_DEVICE Acc ShareOf(const Result<Acc>& result, Acc coefficient) {
+  return Row::kHasTarget ? GapTerm(result.k, coefficient) : coefficient;
+}
+
 // dlogits of an element but that at the target. `x` is capped where there is a cap.
 template <class T, class Row, class Acc>
-ONNXLOSS_DEVICE Acc GradientOf(const Result<Acc>& result, Acc x, Acc coefficient) {
+ONNXLOSS_DEVICE Acc GradientOf(const Result<Acc>& result, Acc x, Acc share) {
   const Acc e = Exp<T>(x - result.max);
-  if constexpr (!Row::kDense) return e * (result.total * result.scale);
-  return DenseGradient(e, result.total, coefficient, result.sum_minus_one, result.scale);
+  if constexpr (!Row::kDense) return e * result.scale;
+  if constexpr (Row::kHasTarget) return e * result.scale - share;
+  return DenseGradient(e, result.total, share, result.sum_minus_one, result.scale);
 }
 
 }  // namespace onnxloss::cuda

@@ -108,8 +108,8 @@ StridedRows(const Arguments arguments) {
     Acc value = label.bad ? NotANumber<Acc>() : Acc{0};
     if (label.counts && !label.bad) {
       const Acc logit = Wide(problem.logits()[place]);
-      value = GradientOf<T, Row>(result, problem.Capped(logit),
-                                 CoefficientAt<T, Row, Acc>(problem, place, c));
+      const Acc share = ShareOf<Row>(result, CoefficientAt<T, Row, Acc>(problem, place, c));
+      value = GradientOf<T, Row>(result, problem.Capped(logit), share);
       if (Row::kHasTarget && c == label.index) value = result.at_target;
       value *= problem.CapSlope(logit);
     }

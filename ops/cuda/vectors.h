@@ -10,6 +10,54 @@ namespace onnxloss::cuda {
 template <class T>
 constexpr int kWidth = static_cast<int>(16 / sizeof(T));
 
+// What is compared at once.
+template <class T>
+using Unit = std::conditional_t<sizeof(T) == 2, device::Pair<T>, T>;
+template <class T>
+constexpr int kUnits = static_cast<int>(16 / sizeof(Unit<T>));
+
+template <class T>
+ONNXLOSS_DEVICE float ElementOf(device::Pair<T> pair, int j) {
+  return Wide(T{static_cast<uint16_t>(pair.bits >> (j * 16))});
+}
+
+ONNXLOSS_DEVICE device::Pair<Half> Paired(float low, float high, Half) {
+  return {device::NarrowToHalves(low, high)};
+}
+ONNXLOSS_DEVICE device::Pair<BFloat16> Paired(float low, float high, BFloat16) {
+  return {device::NarrowToBFloat16s(low, high)};
+}
+
+// One number as a unit, in a pair beside -inf.
+template <class T>
+ONNXLOSS_DEVICE Unit<T> UnitOf(Accumulator<T> x, T type) {
+  if constexpr (sizeof(T) == 2) return Paired(x, -Infinity<float>(), type);
+  if constexpr (sizeof(T) != 2) return x;
+}
+
+template <class T>
+ONNXLOSS_DEVICE float GreatestOf(device::Pair<T> pair) {
+  return device::Greater(ElementOf(pair, 0), ElementOf(pair, 1));
+}
+ONNXLOSS_DEVICE float GreatestOf(float unit) { return unit; }
+ONNXLOSS_DEVICE double GreatestOf(double unit) { return unit; }
+
+template <class T>
+ONNXLOSS_DEVICE void AddElements(Unit<T> unit, Terms<Accumulator<T>>* terms) {
+  if constexpr (sizeof(T) == 2) {
+    terms->template Add<T>(ElementOf(unit, 0));
+    terms->template Add<T>(ElementOf(unit, 1));
+  } else {
+    terms->template Add<T>(unit);
+  }
+}
+template <class T>
+ONNXLOSS_DEVICE void AddLesserElement(Unit<T> unit, Terms<Accumulator<T>>* terms) {
+  if constexpr (sizeof(T) == 2) {
+    terms->template Add<T>(device::Lesser(ElementOf(unit, 0), ElementOf(unit, 1)));
+  }
+}
+
 // Packed as in memory: 16-bit elements share a register.
 template <class T>
 struct Vector {
@@ -17,7 +65,7 @@ struct Vector {
 
   ONNXLOSS_DEVICE Accumulator<T> At(int j) const {
     if constexpr (sizeof(T) == 2) {
-      return Wide(T{static_cast<uint16_t>(bytes.words[j / 2] >> (j % 2 * 16))});
+      return ElementOf(UnitAt(j / 2), j % 2);
     } else if constexpr (sizeof(T) == 4) {
       return BitCast<float>(bytes.words[j]);
     } else {
@@ -25,22 +73,22 @@ struct Vector {
     }
   }
 
+  ONNXLOSS_DEVICE Unit<T> UnitAt(int i) const {
+    if constexpr (sizeof(T) == 2) return {bytes.words[i]};
+    if constexpr (sizeof(T) != 2) return At(i);
+  }
+
   // Its elements are unpacked anew from here on.
   ONNXLOSS_DEVICE void Forget() {
-    if constexpr (sizeof(T) == 2) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) device::Forget(&bytes.words[i]);
-    }
+    for (int i = 0; i < 4; ++i) device::Forget(&bytes.words[i]);
   }
 };
 
-ONNXLOSS_DEVICE Vector<Half> Packed(const float (&x)[8], Half) {
-  return {{{device::NarrowToHalves(x[0], x[1]), device::NarrowToHalves(x[2], x[3]),
-            device::NarrowToHalves(x[4], x[5]), device::NarrowToHalves(x[6], x[7])}}};
-}
-ONNXLOSS_DEVICE Vector<BFloat16> Packed(const float (&x)[8], BFloat16) {
-  return {{{device::NarrowToBFloat16s(x[0], x[1]), device::NarrowToBFloat16s(x[2], x[3]),
-            device::NarrowToBFloat16s(x[4], x[5]), device::NarrowToBFloat16s(x[6], x[7])}}};
+template <class T>
+ONNXLOSS_DEVICE Vector<T> Packed(const float (&x)[8], T type) {
+  return {{{Paired(x[0], x[1], type).bits, Paired(x[2], x[3], type).bits,
+            Paired(x[4], x[5], type).bits, Paired(x[6], x[7], type).bits}}};
 }
 ONNXLOSS_DEVICE Vector<float> Packed(const float (&x)[4], float) {
   return {{{BitCast<uint32_t>(x[0]), BitCast<uint32_t>(x[1]), BitCast<uint32_t>(x[2]),
@@ -55,15 +103,32 @@ ONNXLOSS_DEVICE Vector<double> Packed(const double (&x)[2], double) {
 
 enum class Again { kNo, kYes };  // is it read once more?
 
-// A row of T and of which vectors it consists. A short Index saves registers where rows are short.
+// Where an array has a row. The vectors that can be moved as one are those that have all their
+// elements and lie on a boundary: they begin with one of the first `wholes` classes.
 template <class T, class Index>
-struct RowVectors {
-  const T* row;
+struct Place {
+  T* row;
+  Index wholes;
+
+  ONNXLOSS_DEVICE bool IsWhole(Index first) const {
+    using Unsigned = std::make_unsigned_t<Index>;  // negative before the row
+    return static_cast<Unsigned>(first) < static_cast<Unsigned>(wholes);
+  }
+};
+
+ONNXLOSS_DEVICE bool IsAligned(const void* place) {
+  return reinterpret_cast<uintptr_t>(place) % 16 == 0;
+}
+
+// A row of logits and of which vectors it consists. A short Index saves registers where rows are
+// short.
+template <class T, class Index>
+struct RowVectors : Place<const T, Index> {
   Index classes;
   int head;  // elements of vector 0 before the row
 
   ONNXLOSS_DEVICE RowVectors(const T* begin, int64_t count)
-      : row(begin),
+      : Place<const T, Index>{begin, Wholes(static_cast<Index>(count))},
         classes(static_cast<Index>(count)),
         head(static_cast<int>(reinterpret_cast<uintptr_t>(begin) % 16 / sizeof(T))) {}
 
@@ -71,66 +136,51 @@ struct RowVectors {
   // The class of a vector's first element, negative before the row.
   ONNXLOSS_DEVICE Index FirstClass(Index vector) const { return vector * kWidth<T> - head; }
   ONNXLOSS_DEVICE Index VectorOf(Index c) const { return (c + head) / kWidth<T>; }
+  // Where an array of the shape of `logits` has this row. Its vectors need not lie on boundaries.
+  template <class Element>
+  ONNXLOSS_DEVICE Place<Element, Index> In(Element* array, const T* logits) const {
+    Element* own = array + (this->row - logits);
+    return {own, IsAligned(own - head) ? this->wholes : 0};
+  }
+
+ private:
+  ONNXLOSS_DEVICE static Index Wholes(Index classes) {
+    return classes < kWidth<T> ? 0 : classes - kWidth<T> + 1;
+  }
 };
 
-ONNXLOSS_DEVICE bool IsAligned(const void* place) {
-  return reinterpret_cast<uintptr_t>(place) % 16 == 0;
-}
-
-// The elements of `row` from class `first` on; `filler` beyond its ends.
+// The elements from class `first` on of an array; `filler` beyond the row's ends.
 template <Again kAgain, class T, class Index>
-ONNXLOSS_DEVICE Vector<T> LoadVector(const T* row, Index classes, Index first,
+ONNXLOSS_DEVICE Vector<T> LoadVector(const Place<const T, Index>& from, Index classes, Index first,
                                      Accumulator<T> filler) {
-  if (first >= 0 && first + kWidth<T> <= classes && IsAligned(row + first)) {
+  const T* row = from.row;
+  if (from.IsWhole(first)) {
     return {kAgain == Again::kYes ? device::Load(row + first) : device::LoadOnce(row + first)};
   }
   Accumulator<T> x[kWidth<T>];
 #pragma unroll
-  for (int j = 0; j < kWidth<T>; ++j) {
-    const Index c = first + j;
-    x[j] = c >= 0 && c < classes ? Wide(row[c]) : filler;
+  for (int j = 0; j < kWidth<T>; ++j) x[j] = filler;
+  if (first < classes) {
+#pragma unroll
+    for (int j = 0; j < kWidth<T>; ++j) {
+      const Index c = first + j;
+      if (c >= 0 && c < classes) x[j] = Wide(row[c]);
+    }
   }
   return Packed(x, T{});
 }
 
 template <class T, class Index>
-ONNXLOSS_DEVICE void StoreVector(T* row, Index classes, Index first,
+ONNXLOSS_DEVICE void StoreVector(const Place<T, Index>& to, Index classes, Index first,
                                  const Accumulator<T> (&x)[kWidth<T>]) {
-  if (first >= 0 && first + kWidth<T> <= classes && IsAligned(row + first)) {
-    device::StoreOnce(row + first, Packed(x, T{}).bytes);
+  if (to.IsWhole(first)) {
+    device::StoreOnce(to.row + first, Packed(x, T{}).bytes);
     return;
   }
 #pragma unroll
   for (int j = 0; j < kWidth<T>; ++j) {
     const Index c = first + j;
-    if (c >= 0 && c < classes) row[c] = Narrow<T>(x[j]);
-  }
-}
-
-// The dense coefficients of a vector's classes, 0 beyond the row's ends. `labels` is of use where
-// labels are probabilities.
-template <class T, class Row, class Index, class Acc>
-ONNXLOSS_DEVICE void Coefficients(const Problem<T, Row>& problem, Index classes, Index first,
-                                  const Vector<T>& labels, Acc* a) {
-  if constexpr (Row::kDense) {
-    // A branch for the vector, not for each element: without weights their loads would still cost
-    // instructions, and registers, since all vectors' would be made at once.
-    Acc weight[kWidth<T>];
-#pragma unroll
-    for (int j = 0; j < kWidth<T>; ++j) weight[j] = Acc{1};
-    if (problem.call.class_weights != nullptr) {
-#pragma unroll
-      for (int j = 0; j < kWidth<T>; ++j) {
-        const Index c = first + j;
-        if (c >= 0 && c < classes) weight[j] = problem.Weight(c);
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < kWidth<T>; ++j) {
-      const Index c = first + j;
-      const Acc label = Row::kHasTarget ? Acc{0} : labels.At(j);
-      a[j] = c >= 0 && c < classes ? problem.row.Coefficient(label, weight[j]) : Acc{0};
-    }
+    if (c >= 0 && c < classes) to.row[c] = Narrow<T>(x[j]);
   }
 }
 
@@ -144,20 +194,20 @@ struct Hand {
 
   const Problem<T, Row>& problem;
   const RowVectors<T, Index>& row;
+  const Place<const T, Index> probabilities;  // where they are the labels
   Vector<T> logits[kVectors];
   Vector<T> labels[Row::kHasTarget ? 1 : kVectors];
 
   ONNXLOSS_DEVICE Hand(const Problem<T, Row>& of, const RowVectors<T, Index>& in)
-      : problem(of), row(in) {}
+      : problem(of), row(in), probabilities(row.In(of.probabilities(), of.logits())) {}
 
   // Vector number `vector` of the row; beyond its end there is nothing but filler.
   template <Again kAgain>
   ONNXLOSS_DEVICE void Load(int i, Index vector) {
     const Index first = row.FirstClass(vector);
-    logits[i] = LoadVector<kAgain>(row.row, row.classes, first, -Infinity<Acc>());
+    logits[i] = LoadVector<kAgain>(row, row.classes, first, -Infinity<Acc>());
     if constexpr (!Row::kHasTarget) {
-      const T* own = problem.probabilities() + (row.row - problem.logits());
-      labels[i] = LoadVector<kAgain>(own, row.classes, first, Acc{0});
+      labels[i] = LoadVector<kAgain>(probabilities, row.classes, first, Acc{0});
     }
   }
 
@@ -169,51 +219,140 @@ struct Hand {
     return inside ? problem.Capped(x) : x;
   }
 
-  ONNXLOSS_DEVICE void CoefficientsOf(int i, Index first, Acc* a) const {
-    Coefficients(problem, row.classes, first, labels[Row::kHasTarget ? 0 : i], a);
+  // Of the classes of a vector, which begins with class `first`; 1 beyond the row's ends.
+  ONNXLOSS_DEVICE void WeightsOf(Index first, Acc* weight) const {
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) weight[j] = Acc{1};
+    // A branch for the vector, not for each element: without weights their loads would still cost
+    // instructions, and registers, since all vectors' would be made at once.
+    const Acc* weights = static_cast<const Acc*>(problem.call.class_weights);
+    if (weights == nullptr) return;
+    if (row.IsWhole(first) && IsAligned(weights + first)) {
+#pragma unroll
+      for (int j = 0; j < kElements; j += kWidth<Acc>) {
+        const Vector<Acc> some = {device::Load(weights + first + j)};
+#pragma unroll
+        for (int k = 0; k < kWidth<Acc>; ++k) weight[j + k] = some.At(k);
+      }
+      return;
+    }
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) {
+      const Index c = first + j;
+      if (c >= 0 && c < row.classes) weight[j] = weights[c];
+    }
   }
 
-  // The elements of vector i, number `vector` of the row, and their coefficients.
-  ONNXLOSS_DEVICE void See(int i, Index vector, Acc* x, Acc* a) const {
-    const Index first = row.FirstClass(vector);
+  // The dense coefficients of vector i, which begins with class `first`; 0 beyond the row's ends.
+  ONNXLOSS_DEVICE void CoefficientsOf(int i, Index first, Acc* a) const {
+    if constexpr (Row::kDense) {
+      WeightsOf(first, a);
 #pragma unroll
-    for (int j = 0; j < kElements; ++j) x[j] = Seen(i, j, first);
-    if constexpr (Row::kDense) CoefficientsOf(i, first, a);
+      for (int j = 0; j < kElements; ++j) {
+        const Acc label = Row::kHasTarget ? Acc{0} : labels[Row::kHasTarget ? 0 : i].At(j);
+        a[j] = problem.row.Coefficient(label, a[j]);
+      }
+      if (row.IsWhole(first)) return;
+#pragma unroll
+      for (int j = 0; j < kElements; ++j) {
+        const Index c = first + j;
+        if (c < 0 || c >= row.classes) a[j] = 0;
+      }
+    }
+  }
+
+  // Whether all classes have one coefficient.
+  ONNXLOSS_DEVICE bool IsUniform() const {
+    return Row::kHasTarget && problem.call.class_weights == nullptr;
+  }
+
+  // The dense terms of vector i.
+  ONNXLOSS_DEVICE void AddDense(int i, Index first, Terms<Acc>* terms) const {
+    if constexpr (Row::kDense) {
+      if (IsUniform() && row.IsWhole(first)) {
+        Acc gaps = 0;
+#pragma unroll
+        for (int j = 0; j < kElements; ++j) gaps += terms->shift - logits[i].At(j);
+        terms->gap += GapTerm(problem.row.uniform, gaps);
+        terms->total += kElements * problem.row.uniform;
+        return;
+      }
+      Acc a[kElements];
+      CoefficientsOf(i, first, a);
+#pragma unroll
+      for (int j = 0; j < kElements; ++j) terms->AddDense(logits[i].At(j), a[j]);
+    }
+  }
+
+  // The coefficients as GradientOf wants them.
+  ONNXLOSS_DEVICE void SharesOf(int i, Index first, const Result<Acc>& result, Acc* share) const {
+    if constexpr (Row::kDense) {
+      if (IsUniform()) {
+        const Acc every = ShareOf<Row>(result, problem.row.uniform);
+#pragma unroll
+        for (int j = 0; j < kElements; ++j) share[j] = every;
+        return;
+      }
+      CoefficientsOf(i, first, share);
+#pragma unroll
+      for (int j = 0; j < kElements; ++j) share[j] = ShareOf<Row>(result, share[j]);
+    }
   }
 
   // Adds all, as one chunk: vector i is number vector + i * step of the row.
-  ONNXLOSS_DEVICE void AddTo(Index vector, Index step, Summary<Acc>* summary) const {
-    Acc x[kVectors * kElements];
-    Acc a[Row::kDense ? kVectors * kElements : 1];
+  ONNXLOSS_DEVICE void AddTo(Index vector, Index step, Summary<Acc>* summary) {
+    if constexpr (kCap == Cap::kNone) {
+      const Unit<T> former = UnitOf(summary->stats.max, T{});
+      summary->stats.count_max = 0;
+      Raise<Row::kDense>(Greatest(former), summary);
+      AddTerms(former, vector, step, summary);
+    } else {
+      Acc x[kVectors * kElements];
+      Acc a[Row::kDense ? kVectors * kElements : 1];
 #pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      See(i, vector + i * step, x + i * kElements, Row::kDense ? a + i * kElements : nullptr);
+      for (int i = 0; i < kVectors; ++i) {
+        const Index first = row.FirstClass(vector + i * step);
+#pragma unroll
+        for (int j = 0; j < kElements; ++j) x[i * kElements + j] = Seen(i, j, first);
+        CoefficientsOf(i, first, a + (Row::kDense ? i * kElements : 0));
+      }
+      AddChunk<T, Row::kDense, kVectors * kElements>(x, a, summary);
     }
-    AddChunk<T, Row::kDense, kVectors * kElements>(x, a, summary);
   }
 
-  // The same vector by vector, which takes fewer registers and widens every element twice.
+  // The same of vectors that are the first of their row.
   ONNXLOSS_DEVICE Summary<Acc> Summarise(Index vector, Index step) {
     Summary<Acc> summary;
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-#pragma unroll
-      for (int j = 0; j < kElements; ++j) {
-        const Acc x = logits[i].At(j);
-        summary.stats.max = x > summary.stats.max ? x : summary.stats.max;
-      }
-    }
-    Terms<Acc> terms;
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      Forget(i);
-      Acc x[kElements];
-      Acc a[Row::kDense ? kElements : 1];
-      See(i, vector + i * step, x, a);
-      AddTerms<T, Row::kDense, kElements>(x, a, summary.stats.max, &terms);
-    }
-    Add<Row::kDense>(terms, &summary);
+    const Unit<T> none = UnitOf(summary.stats.max, T{});
+    summary.stats.max = Greatest(none);
+    AddTerms(none, vector, step, &summary);
     return summary;
+  }
+
+  // Of all elements and those of `best`.
+  ONNXLOSS_DEVICE Acc Greatest(Unit<T> best) const {
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+#pragma unroll
+      for (int u = 0; u < kUnits<T>; ++u) best = device::Greater(best, logits[i].UnitAt(u));
+    }
+    return GreatestOf(best);
+  }
+
+  // Adds the elements and those of `best`, none of them above the summary's maximum.
+  ONNXLOSS_DEVICE void AddTerms(Unit<T> best, Index vector, Index step, Summary<Acc>* summary) {
+    Terms<Acc> terms(summary->stats.max);
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      if (Row::kDense) Forget(i);
+#pragma unroll
+      for (int u = 0; u < kUnits<T>; ++u) {
+        AddElements<T>(Outdo(logits[i].UnitAt(u), &best), &terms);
+      }
+      AddDense(i, row.FirstClass(vector + i * step), &terms);
+    }
+    AddLesserElement<T>(best, &terms);
+    terms.template Join<Row::kDense>(summary);
   }
 
   // Vector i is unpacked anew from here on, and not before the vectors in front of it.
@@ -222,39 +361,48 @@ struct Hand {
     if constexpr (!Row::kHasTarget) labels[i].Forget();
   }
 
-  // dlogits of a vector; the thread that has the target's vector replaces the target's element.
+  // Where dlogits go, kept rather than found anew for each vector.
+  ONNXLOSS_DEVICE Place<T, Index> Gradients() const {
+    Place<T, Index> to = row.In(problem.dlogits(), problem.logits());
+    device::Forget(&to.row);
+    device::Forget(&to.wholes);
+    return to;
+  }
+
+  // dlogits of a vector, as if it had no target.
   ONNXLOSS_DEVICE void StoreGradient(int i, Index vector, const Result<Acc>& result,
-                                     int64_t label) const {
+                                     const Place<T, Index>& to) const {
     const Index first = row.FirstClass(vector);
-    Acc a[kElements];
-    CoefficientsOf(i, first, a);
+    Acc share[kElements];
+    SharesOf(i, first, result, share);
     Acc gradient[kElements];
 #pragma unroll
     for (int j = 0; j < kElements; ++j) {
-      Acc value = GradientOf<T, Row>(result, Seen(i, j, first), a[j]);
+      Acc value = GradientOf<T, Row>(result, Seen(i, j, first), share[j]);
       if constexpr (kCap == Cap::kSome) value *= problem.CapSlope(logits[i].At(j));
       gradient[j] = value;
     }
-    T* own = problem.dlogits() + (row.row - problem.logits());
-    StoreVector(own, row.classes, first, gradient);
-    if (Row::kHasTarget && label != kNoLabel && row.VectorOf(static_cast<Index>(label)) == vector) {
-      Acc value = result.at_target;
-      if constexpr (kCap == Cap::kSome) value *= problem.CapSlope(Wide(row.row[label]));
-      own[label] = Narrow<T>(value);
-    }
+    StoreVector(to, row.classes, first, gradient);
+  }
+
+  // The target's element is replaced by the thread that stored its vector: the one of `lane` among
+  // `lanes`, a power of two.
+  ONNXLOSS_DEVICE void StoreTarget(int64_t label, Index lane, Index lanes,
+                                   const Result<Acc>& result, const Place<T, Index>& to) const {
+    if (!Row::kHasTarget || label == kNoLabel) return;
+    if ((row.VectorOf(static_cast<Index>(label)) & (lanes - 1)) != lane) return;
+    Acc value = result.at_target;
+    if constexpr (kCap == Cap::kSome) value *= problem.CapSlope(Wide(row.row[label]));
+    to.row[label] = Narrow<T>(value);
+  }
+
+  // One number for all elements of a vector of dlogits: rows that do not count, or are nan.
+  ONNXLOSS_DEVICE void StoreConstant(Index vector, bool bad, const Place<T, Index>& to) const {
+    Acc constant[kElements];
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) constant[j] = bad ? NotANumber<Acc>() : Acc{0};
+    StoreVector(to, row.classes, row.FirstClass(vector), constant);
   }
 };
-
-// One number for all elements of a vector of dlogits: rows that do not count, or are nan.
-template <class T, class Row, class Index>
-ONNXLOSS_DEVICE void StoreConstant(const Problem<T, Row>& problem, const RowVectors<T, Index>& row,
-                                   Index vector, bool bad) {
-  using Acc = Accumulator<T>;
-  Acc constant[kWidth<T>];
-#pragma unroll
-  for (int j = 0; j < kWidth<T>; ++j) constant[j] = bad ? NotANumber<Acc>() : Acc{0};
-  T* own = problem.dlogits() + (row.row - problem.logits());
-  StoreVector(own, row.classes, row.FirstClass(vector), constant);
-}
 
 }  // namespace onnxloss::cuda

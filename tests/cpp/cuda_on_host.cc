@@ -4,23 +4,23 @@
 #include "cuda/plan.h"
 
 namespace {
-int chosen_architecture = 90;
+int chosen_largest_cluster = onnxloss::cuda::kLargestCluster;
 bool chosen_capture = false;
 }  // namespace
 
 namespace onnxloss::device {
-int ChosenArchitecture() { return chosen_architecture; }
+int ChosenLargestCluster() { return chosen_largest_cluster; }
 bool ChosenCapture() { return chosen_capture; }
 }  // namespace onnxloss::device
 
 extern "C" {
 
-void SetArchitecture(int architecture) { chosen_architecture = architecture; }
+void SetLargestCluster(int blocks) { chosen_largest_cluster = blocks; }
 void SetCapture(int captured) { chosen_capture = captured != 0; }
 
 // [path, residence, blocks, threads, cluster, class_lanes]
-void PlanFor(const onnxloss::cuda::LossCall* call, int architecture, int64_t* plan) {
-  const onnxloss::cuda::Plan made = onnxloss::cuda::PlanFor(*call, architecture);
+void PlanFor(const onnxloss::cuda::LossCall* call, int largest_cluster, int64_t* plan) {
+  const onnxloss::cuda::Plan made = onnxloss::cuda::PlanFor(*call, largest_cluster);
   const int64_t fields[] = {static_cast<int64_t>(made.path),
                             made.residence,
                             made.blocks,

@@ -10,7 +10,7 @@
 #include "cuda/sampled.h"
 
 namespace onnxloss::device {
-int ChosenArchitecture() { return 90; }
+int ChosenLargestCluster() { return 8; }
 bool ChosenCapture() { return false; }
 }  // namespace onnxloss::device
 

@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -35,6 +36,7 @@ namespace {
 constexpr size_t kStackBytes = 64 << 10;
 constexpr unsigned kNoSync = 1;  // a switch orders nothing
 constexpr int kWarp = 32;
+constexpr char kUnwritten = char(0xff);  // no number
 
 // Threads that wait for one another, any number of times.
 struct Barrier {
@@ -63,7 +65,8 @@ struct Fiber {
   void* sanitizer = nullptr;
   Thread thread;
   Barrier* waits_for = nullptr;
-  int64_t round = 0;
+  int64_t round = 0;          // of that
+  int64_t cluster_round = 0;  // at which the thread arrived
   Exchanged exchanged;
   bool done = false;
 };
@@ -71,6 +74,7 @@ struct Fiber {
 struct Cluster {
   std::vector<std::unique_ptr<Fiber>> fibers;
   std::vector<char> shared;
+  std::vector<int> running;  // threads of each block
   std::vector<Barrier> warps;
   std::vector<Barrier> blocks;
   Barrier all;
@@ -100,21 +104,31 @@ void Resume(Fiber* fiber) {
   setcontext(&fiber->beginning);
 }
 
-void Wait(Barrier* barrier, bool orders) {
-  Fiber* own = cluster.current;
-  char* clock = &barrier->clock[barrier->round % 2];
-  if (orders) __tsan_release(clock);
-  own->round = barrier->round;
+char* ClockOf(Barrier* barrier, int64_t round) { return &barrier->clock[round % 2]; }
+
+// The round of the barrier that the thread is in.
+int64_t Arrive(Barrier* barrier, bool orders) {
+  const int64_t round = barrier->round;
+  if (orders) __tsan_release(ClockOf(barrier, round));
   if (++barrier->arrived == barrier->expected) {
     barrier->arrived = 0;
     ++barrier->round;
-  } else {
+  }
+  return round;
+}
+
+void Await(Barrier* barrier, int64_t round, bool orders) {
+  Fiber* own = cluster.current;
+  if (barrier->round == round) {
+    own->round = round;
     own->waits_for = barrier;
     Yield();
     own->waits_for = nullptr;
   }
-  if (orders) __tsan_acquire(clock);
+  if (orders) __tsan_acquire(ClockOf(barrier, round));
 }
+
+void Wait(Barrier* barrier, bool orders) { Await(barrier, Arrive(barrier, orders), orders); }
 
 void Main() {
   __tsan_acquire(&cluster.begin);
@@ -132,8 +146,8 @@ bool IsReady(const Fiber& fiber) {
 void Prepare(int64_t first_block, int64_t blocks, int threads, int cluster_blocks) {
   const size_t count = static_cast<size_t>(threads) * static_cast<size_t>(cluster_blocks);
   while (cluster.fibers.size() < count) cluster.fibers.emplace_back(new Fiber);
-  // What no thread wrote is not a number.
-  cluster.shared.assign(kSharedBytes * static_cast<size_t>(cluster_blocks), char(0xff));
+  cluster.shared.assign(kSharedBytes * static_cast<size_t>(cluster_blocks), kUnwritten);
+  cluster.running.assign(static_cast<size_t>(cluster_blocks), threads);
   cluster.warps.assign(count / kWarp, Barrier{});
   cluster.blocks.assign(static_cast<size_t>(cluster_blocks), Barrier{});
   for (Barrier& barrier : cluster.warps) barrier.expected = kWarp;
@@ -162,17 +176,36 @@ void Prepare(int64_t first_block, int64_t blocks, int threads, int cluster_block
   }
 }
 
-// Every other round goes backwards, so that no order of threads is the only one tried.
-void RunPrepared(size_t count) {
-  size_t done = 0;
-  for (size_t round = 0; done < count; ++round) {
+// Nothing may read the shared memory of a block that has ended.
+void EndThread(const Fiber& fiber) {
+  if (--cluster.running[static_cast<size_t>(fiber.thread.cluster_rank)] > 0) return;
+  std::fill_n(fiber.thread.shared, kSharedBytes, kUnwritten);
+}
+
+// Runs each of the threads until it waits or ends; whether there was one to run. Every other round
+// goes backwards, so that no order of threads is the only one tried.
+bool RunOnce(size_t first, size_t count, size_t round) {
+  bool moved = false;
+  for (size_t i = 0; i < count; ++i) {
+    Fiber& fiber = *cluster.fibers[first + (round % 2 == 0 ? i : count - 1 - i)];
+    if (!IsReady(fiber)) continue;
+    moved = true;
+    Resume(&fiber);
+    if (fiber.done) EndThread(fiber);
+  }
+  return moved;
+}
+
+// A block goes on until only others can let it: what another may not have reached or left yet, it
+// has not.
+void RunPrepared(size_t threads, size_t blocks) {
+  const auto is_running = [](int count) { return count > 0; };
+  const auto& running = cluster.running;
+  for (size_t round = 0; std::any_of(running.begin(), running.end(), is_running); ++round) {
     bool moved = false;
-    for (size_t i = 0; i < count; ++i) {
-      Fiber& fiber = *cluster.fibers[round % 2 == 0 ? i : count - 1 - i];
-      if (!IsReady(fiber)) continue;
-      moved = true;
-      Resume(&fiber);
-      done += fiber.done ? 1 : 0;
+    for (size_t i = 0; i < blocks; ++i) {
+      const size_t block = round % 2 == 0 ? i : blocks - 1 - i;
+      for (size_t own = 0; RunOnce(block * threads, threads, own); ++own) moved = true;
     }
     if (!moved) {
       std::fprintf(stderr, "emulator: a barrier waits for threads that do not come\n");
@@ -204,6 +237,8 @@ size_t ReserveShared(size_t size) {
 const Thread& Current() { return cluster.current->thread; }
 void SyncBlock() { Wait(OwnBlock(), barriers_order); }
 void SyncCluster() { Wait(&cluster.all, barriers_order); }
+void ArriveAtCluster() { cluster.current->cluster_round = Arrive(&cluster.all, false); }
+void AwaitCluster() { Await(&cluster.all, cluster.current->cluster_round, false); }
 
 // Orders no memory: a shuffle is no barrier to what threads wrote.
 void Exchange(void* value, size_t size, int mask) {
@@ -223,7 +258,7 @@ void Run(int64_t blocks, int threads, int cluster_blocks, const std::function<vo
   for (int64_t first = 0; first < blocks; first += cluster_blocks) {
     Prepare(first, blocks, threads, cluster_blocks);
     __tsan_release(&cluster.begin);
-    RunPrepared(count);
+    RunPrepared(static_cast<size_t>(threads), static_cast<size_t>(cluster_blocks));
     __tsan_acquire(&cluster.end);
     for (size_t i = 0; i < count; ++i) __tsan_destroy_fiber(cluster.fibers[i]->sanitizer);
   }

@@ -39,6 +39,8 @@ const Thread& Current();
 size_t ReserveShared(size_t size);
 void SyncBlock();
 void SyncCluster();
+void ArriveAtCluster();
+void AwaitCluster();
 // Gives every lane of the warp the value of lane ^ mask.
 void Exchange(void* value, size_t size, int mask);
 void Run(int64_t blocks, int threads, int cluster, const std::function<void()>& kernel);
@@ -46,13 +48,17 @@ void Run(int64_t blocks, int threads, int cluster, const std::function<void()>& 
 }  // namespace emulator
 
 inline int ThreadIndex() { return emulator::Current().index; }
+inline int WarpIndex() { return ThreadIndex() / 32; }
 inline int BlockThreads() { return emulator::Current().block_threads; }
 inline int64_t BlockIndex() { return emulator::Current().block; }
 inline int64_t GridBlocks() { return emulator::Current().blocks; }
 inline int ClusterBlocks() { return emulator::Current().cluster_blocks; }
 inline int ClusterRank() { return emulator::Current().cluster_rank; }
+inline int64_t ClusterIndex() { return BlockIndex() / ClusterBlocks(); }
 inline void SyncBlock() { emulator::SyncBlock(); }
 inline void SyncCluster() { emulator::SyncCluster(); }
+inline void ArriveAtCluster() { emulator::ArriveAtCluster(); }
+inline void AwaitCluster() { emulator::AwaitCluster(); }
 
 template <class Value>
 Value ShuffleXor(Value value, int mask) {
@@ -90,8 +96,36 @@ inline uint32_t NarrowToHalves(float low, float high) { return NarrowPair<cuda::
 inline uint32_t NarrowToBFloat16s(float low, float high) {
   return NarrowPair<cuda::BFloat16>(low, high);
 }
-template <class Word>
-void Forget(Word*) {}
+template <class Value>
+void Forget(Value*) {}
+
+template <class T>
+struct Pair {
+  uint32_t bits;
+};
+inline double Greater(double best, double x) { return x > best ? x : best; }
+inline double Lesser(double best, double x) { return x > best ? best : x; }
+inline float Greater(float best, float x) { return x > best ? x : best; }
+inline float Lesser(float best, float x) { return x > best ? best : x; }
+// Of each number of a pair.
+template <class T>
+Pair<T> OfEach(float (*function)(float, float), Pair<T> a, Pair<T> b) {
+  const auto of = [&](int shift) {
+    const auto at = [&](Pair<T> pair) {
+      return cuda::ToFloat(T{static_cast<uint16_t>(pair.bits >> shift)});
+    };
+    return function(at(a), at(b));
+  };
+  return {NarrowPair<T>(of(0), of(16))};
+}
+template <class T>
+Pair<T> Greater(Pair<T> best, Pair<T> x) {
+  return OfEach<T>(Greater, best, x);
+}
+template <class T>
+Pair<T> Lesser(Pair<T> best, Pair<T> x) {
+  return OfEach<T>(Lesser, best, x);
+}
 
 using Stream = void*;
 
@@ -108,7 +142,7 @@ inline const char* Copy(void* to, const void* from, int64_t bytes, Stream) {
 }
 
 // The tests choose these.
-int ChosenArchitecture();
+int ChosenLargestCluster();
 bool ChosenCapture();
 
 inline const char* IsCaptured(Stream, bool* captured) {
@@ -117,8 +151,8 @@ inline const char* IsCaptured(Stream, bool* captured) {
 }
 
 template <class Arguments>
-const char* Architecture(void (*)(Arguments), int* architecture) {
-  *architecture = ChosenArchitecture();
+const char* LargestCluster(void (*)(Arguments), int, int* blocks) {
+  *blocks = ChosenLargestCluster();
   return nullptr;
 }
 

@@ -135,7 +135,7 @@ def run(
 ) -> dict[str, np.ndarray]:
     """What the kernels make of a node's inputs, in the operator's own dtypes.
 
-    Asserts that they write their outputs and nothing else. The host plays a chip with clusters of any size.
+    Asserts that they write their outputs and nothing else. The host plays any chip.
     """
     call = make_call(attributes, arrays, soft=soft)
     given = {name: value for name, value in arrays.items() if value is not None}

@@ -10,13 +10,13 @@ import pytest
 
 from tools import check_cuda_build as build
 
-PLAIN = "ResidentRows<BFloat16, SoftmaxCrossEntropyLossRow<float, false>, 5>"
+PLAIN = "ResidentRows<BFloat16, SoftmaxCrossEntropyLossRow<float, false>, 7>"
 HOT = {
     PLAIN: build.Rows("Resident", False, 8, 0),
     "ResidentRows<Half, SoftmaxCrossEntropyLossRow<float, true>, 0>": build.Rows(
         "Resident", False, 1, 2
     ),
-    "ResidentRows<float, SoftLabelCrossEntropyLossRow<float>, 5>": build.Rows(
+    "ResidentRows<float, SoftLabelCrossEntropyLossRow<float>, 7>": build.Rows(
         "Resident", True, 8, 1
     ),
     "StreamedRows<double, SoftLabelCrossEntropyLossRow<double>, (Cap)0>": build.Rows(

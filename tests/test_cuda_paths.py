@@ -17,9 +17,10 @@ BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 TYPES = {"float32": 1, "float16": 10, "float64": 11, "bfloat16": 16}
 
 # A row's vectors of 16 bytes decide: one number beside each limit of the residences.
-RESIDENCES = {4: 0, 5: 1, 32: 1, 33: 2, 128: 2, 129: 3, 1024: 3, 1025: 4, 2048: 4, 2049: 5, 4096: 5}
-CLUSTERS = {4097: (4, 4), 16384: (4, 8), 16385: (4, 16), 32768: (4, 16), 65536: (5, 16)}
-PORTABLE_CLUSTERS = {16384: (4, 8), 16385: (5, 8), 32768: (5, 8)}
+RESIDENCES = {4: 0, 5: 1, 32: 1, 33: 2, 128: 2, 129: 3, 256: 3, 257: 4, 512: 4, 513: 5}
+RESIDENCES |= {1024: 5, 1025: 6, 2048: 6, 2049: 7, 4096: 7}
+CLUSTERS = {4097: (6, 4), 16384: (6, 8), 16385: (6, 16), 32768: (6, 16), 65536: (7, 16)}
+PORTABLE_CLUSTERS = {16384: (6, 8), 16385: (7, 8), 32768: (7, 8)}
 
 
 def plan(vectors: int, dtype: str = "float32", **fields: Any) -> dict[str, Any]:
@@ -59,9 +60,9 @@ def test_what_no_cluster_holds_is_streamed(largest: int, vectors: int) -> None:
 
 
 def test_a_loss_alone_is_streamed_where_rows_are_long_and_many() -> None:
-    assert plan(129, dlogits=0)["path"] == "streamed"
-    assert plan(128, dlogits=0)["path"] == "resident"
-    assert plan(129, dlogits=0, outer=64)["path"] == "resident"
+    assert plan(1025, dlogits=0)["path"] == "streamed"
+    assert plan(1024, dlogits=0)["path"] == "resident"
+    assert plan(1025, dlogits=0, outer=64)["path"] == "resident"
 
 
 def test_other_axes_and_options() -> None:
@@ -78,7 +79,9 @@ SHAPES = {
     "four lanes": ((11, 13), 1, "resident"),
     "a warp": ((5, 101), 1, "resident"),
     "a warp, longer": ((3, 499), 1, "resident"),
-    "a block": ((2, 3001), 1, "resident"),
+    "a warp, longest": ((3, 999), 1, "resident"),
+    "a short block": ((2, 2043), 1, "resident"),
+    "a block": ((2, 4001), 1, "resident"),
     "a block, longer": ((2, 7001), 1, "resident"),
     "a cluster": ((2, 40003), 1, "resident"),
     "a large cluster": ((1, 70001), 1, "resident"),

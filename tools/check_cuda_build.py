@@ -28,13 +28,12 @@ from typing import NamedTuple
 MOST_WHEEL_BYTES = 15_000_000
 
 # Stack bytes of a thread of the other kernels.
-MOST_OTHER = 160
+MOST_OTHER = 32
 # Subroutines of CUDA's own division, for operands that its short path leaves out: a row divides a
 # few times, its elements never.
 MOST_CALLS = 16
 
 _PLAN = Path(__file__).parents[1] / "ops" / "cuda" / "plan.h"
-_STREAMED_VECTORS = 4  # of a thread at a time
 _KERNEL = re.compile(
     r"Compiling entry function '(?P<name>\S+)' for '(?P<target>\w+)'"
     r".*?(?P<stack>\d+) bytes stack frame, \d+ bytes spill stores"
@@ -88,9 +87,11 @@ def hot_rows(name: str) -> Rows | None:
     weights = 2 if element in ("Half", "BFloat16") else 1
     if not soft and row.endswith("false>"):
         weights = 0
+    plan = _PLAN.read_text()
     if kind == "Streamed":
-        return None if number else Rows(kind, soft, _STREAMED_VECTORS, weights)
-    table = re.findall(r"\{(\d+), (\d+), (\d+), (\d+)\}", _PLAN.read_text())
+        vectors = re.findall(r"kStreamedVectors = (\d+)", plan)[0]
+        return None if number else Rows(kind, soft, int(vectors), weights)
+    table = re.findall(r"\{(\d+), (\d+), (\d+), (\d+)\}", plan)
     return Rows(kind, soft, int(table[number][1]), weights)
 
 

@@ -69,10 +69,9 @@ ONNXLOSS_DEVICE int ClusterRank() {
 
 ONNXLOSS_DEVICE int64_t ClusterIndex() {
 #if __CUDA_ARCH__ >= 900
-  return __clusterIdx().x;
-#else
-  return BlockIndex();
+  if (ClusterBlocks() > 1) return __clusterIdx().x;
 #endif
+  return BlockIndex();
 }
 
 // All threads of the cluster, with what they wrote.

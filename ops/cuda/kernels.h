@@ -32,14 +32,15 @@ template <class T, class Row>
 const KernelTable& TableFor() {
   static const KernelTable table = {
       {ResidentRows<T, Row, 0>, ResidentRows<T, Row, 1>, ResidentRows<T, Row, 2>,
-       ResidentRows<T, Row, 3>, ResidentRows<T, Row, 4>, ResidentRows<T, Row, 5>},
+       ResidentRows<T, Row, 3>, ResidentRows<T, Row, 4>, ResidentRows<T, Row, 5>,
+       ResidentRows<T, Row, 6>, ResidentRows<T, Row, 7>},
       StreamedRows<T, Row, Cap::kNone>,
       StreamedRows<T, Row, Cap::kSome>,
       StridedRows<T, Row>,
       ProbabilityRows<T, Row>,
       LabelGradientsOf<T, Row>(),
       WeighPositions<T, Row>};
-  static_assert(kNumResidences == 6, "every residence has its kernel");
+  static_assert(kNumResidences == 8, "every residence has its kernel");
   return table;
 }
 

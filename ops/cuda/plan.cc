@@ -5,9 +5,11 @@ namespace onnxloss::cuda {
 namespace {
 
 constexpr int64_t kVectorBytes = 16;
-// A loss alone is streamed, but for short rows, and where so few rows would leave the chip idle.
-constexpr int64_t kLongestShortRow = 128;  // vectors
+// A loss alone is streamed, but for rows of which a block has no more than it loads at once, and
+// where so few rows would leave the chip idle.
+constexpr int64_t kLongestLoadedAtOnce = int64_t{kStreamedThreads} * kStreamedVectors;
 constexpr int64_t kFewRows = 256;
+constexpr int64_t kLongestShortRow = 128;  // vectors
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -47,10 +49,11 @@ Plan PlanTiles(const LossCall& call, Path path) {
 Plan PlanLastAxis(const LossCall& call, int largest_cluster) {
   const int64_t vectors = VectorsOf(call);
   const int64_t rows = call.positions();
-  const bool is_short = vectors <= kLongestShortRow;
   // The arithmetic of a cap would take the registers of a resident row.
-  if (call.softcap > 0) return is_short ? PlanTiles(call, Path::kStrided) : Streamed(rows);
-  if (call.dlogits == nullptr && !is_short && rows > kFewRows) return Streamed(rows);
+  if (call.softcap > 0 && vectors <= kLongestShortRow) return PlanTiles(call, Path::kStrided);
+  if (call.softcap > 0) return Streamed(rows);
+  const bool is_long = vectors > kLongestLoadedAtOnce && rows > kFewRows;
+  if (call.dlogits == nullptr && is_long) return Streamed(rows);
   for (int i = 0; i < kNumResidences; ++i) {
     if (Fits(vectors, kResidences[i], 1)) return Resident(rows, i, 1);
   }

@@ -21,7 +21,7 @@ template <class T, class Row, Cap kCap>
 ONNXLOSS_KERNEL(kStreamedThreads, StreamedBlocksAtOnce<T, Row, kCap>())
 StreamedRows(const Arguments arguments) {
   using Acc = Accumulator<T>;
-  constexpr int kVectors = 4;
+  constexpr int kVectors = kStreamedVectors;
   constexpr int64_t kThreads = kStreamedThreads;
 
   const Problem<T, Row> problem(arguments);

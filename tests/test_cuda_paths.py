@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -151,6 +152,7 @@ PEAKS = {
     "ties": {"first": 9, "inner": 9, "last": 9},
     "masked": {"first": -np.inf, "inner": -np.inf, "last": -np.inf},
     "masked, and a tie": {"first": -np.inf, "inner": 9, "last": 9},
+    "masked by finite numbers": {"first": "lowest", "inner": "lowest", "last": "lowest"},
 }
 NONE = {
     "nan first": {"first": np.nan},
@@ -164,17 +166,20 @@ NONE = {
 EACH_KIND = ("four lanes", "a warp, longer", "a block", "a cluster", "strided")
 
 
-def put(row: np.ndarray, marks: dict[str, float]) -> None:
-    places = {"first": 0, "inner": row.size // 2 + 1, "last": row.size - 1}
+def put(row: np.ndarray, marks: dict[str, Any]) -> None:
+    places = {"first": [0], "inner": [row.size // 2, row.size // 2 + 1], "last": [row.size - 1]}
     for name, value in marks.items():
-        row[places[name]] = value
+        row[places[name]] = ml_dtypes.finfo(row.dtype).min if value == "lowest" else value
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("loss", [HARD, SOFT])
 @pytest.mark.parametrize("marks", PEAKS)
 @pytest.mark.parametrize("name", EACH_KIND)
-def test_greatest_elements_and_masked_ones(name: str, marks: str, loss: str, dtype: str) -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.125])
+def test_greatest_elements_and_masked_ones(
+    smoothing: float, name: str, marks: str, loss: str, dtype: str
+) -> None:
     """One greatest is left out of a sum, wherever it is; the others and what is masked are not."""
     shape, axis, _ = SHAPES[name]
     arrays = draw(loss, shape, axis, dtype)
@@ -186,8 +191,8 @@ def test_greatest_elements_and_masked_ones(name: str, marks: str, loss: str, dty
         arrays["labels"][:] = 1  # none of these places
     else:
         labels = np.moveaxis(arrays["labels"], axis, -1)
-        labels[np.isneginf(rows.astype(np.float64))] = 0
-    settings = {"axis": axis, "reduction": "none"}
+        labels[rows.astype(np.float64) < -1e4] = 0
+    settings = {"axis": axis, "reduction": "none", "label_smoothing": smoothing}
     outputs = cuda_calls.run(settings, arrays, soft=loss == SOFT, outputs=("loss", "dlogits"))
     assert_right(outputs, loss, arrays, **settings)
 

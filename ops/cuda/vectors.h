@@ -270,11 +270,12 @@ struct Hand {
   ONNXLOSS_DEVICE void AddDense(int i, Index first, Terms<Acc>* terms) const {
     if constexpr (Row::kDense) {
       if (IsUniform() && row.IsWhole(first)) {
+        const Acc a = problem.row.uniform;
         Acc gaps = 0;
 #pragma unroll
-        for (int j = 0; j < kElements; ++j) gaps += terms->shift - logits[i].At(j);
-        terms->gap += GapTerm(problem.row.uniform, gaps);
-        terms->total += kElements * problem.row.uniform;
+        for (int j = 0; j < kElements; ++j) gaps += a * (terms->shift - logits[i].At(j));
+        terms->gap += a == Acc{} ? Acc{} : gaps;
+        terms->total += kElements * a;
         return;
       }
       Acc a[kElements];

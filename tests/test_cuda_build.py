@@ -65,6 +65,38 @@ def test_what_its_instructions_may_be(change: dict[str, int], fault: str | None)
     assert fault is None or f"{PLAIN} {fault}" in faults[0]
 
 
+SASS = """
+        /*0000*/                   @P0 BRA 0x60 ;                       /* 0x0000000000000947 */
+        /*0010*/                   LDG.E.EF.128 R4, desc[UR4][R2.64] ;  /* 0x0000000402047981 */
+        /*0020*/              @!P1 BRA 0x50 ;                           /* 0x0000000000000947 */
+        /*0030*/                   FADD R4, R4, 1 ;                     /* 0x0000000104047421 */
+        /*0040*/                   BRA P2, 0x30 ;                       /* 0x0000000000000947 */
+        /*0050*/                   STG.E.EF.128 desc[UR4][R2.64], R4 ;  /* 0x0000000402047981 */
+        /*0060*/               @P3 EXIT ;                               /* 0x000000000000094d */
+        /*0070*/                   BRA 0x90 ;                           /* 0x0000000000000947 */
+        /*0080*/                   FADD R4, R4, 1 ;                     /* 0x0000000104047421 */
+        /*0090*/                   EXIT ;                               /* 0x000000000000094d */
+"""
+
+
+def test_the_fewest_instructions_that_move_all_vectors() -> None:
+    code = build.Instruction.all_of(SASS)
+    assert [each.op for each in code][:3] == ["BRA", "LDG.E.EF.128", "BRA"]
+    # 00, 10, 20, 50, 60, 70, 90
+    assert build.fewest(code) == 7
+
+
+@pytest.mark.parametrize(("most", "fault"), [(0.9, None), (0.8, "takes 0.9 instructions")])
+def test_how_many_they_may_be(
+    most: float, fault: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(build.MOST_INSTRUCTIONS, "index", most)
+    rows = build.Rows("Resident", False, 1, 0)
+    faults = list(build.check_pace("a kernel", rows, build.Instruction.all_of(SASS)))
+    assert len(faults) == (fault is not None)
+    assert fault is None or fault in faults[0]
+
+
 def test_a_spill_is_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
     if shutil.which("c++filt") is None:
         pytest.skip("no c++filt found")

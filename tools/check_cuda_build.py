@@ -29,6 +29,9 @@ MOST_WHEEL_BYTES = 15_000_000
 
 # Stack bytes of a thread of the other kernels.
 MOST_OTHER = 32
+# Instructions of a thread for each element of a row of bfloat16 of which it keeps 8 vectors. More
+# would take longer than the memory does.
+MOST_INSTRUCTIONS = {"index": 20, "smoothed index": 30, "probabilities": 44}
 # Subroutines of CUDA's own division, for operands that its short path leaves out: a row divides a
 # few times, its elements never.
 MOST_CALLS = 16
@@ -44,7 +47,24 @@ _HOT = re.compile(
     r"(Resident|Streamed)Rows<(\w+), (SoftmaxCrossEntropyLossRow<\w+, \w+>"
     r"|SoftLabelCrossEntropyLossRow<\w+>), \D*(\d)>"
 )
-_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)")
+_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*);")
+
+
+class Instruction(NamedTuple):
+    """A line of SASS."""
+
+    address: int
+    conditional: bool
+    op: str
+    operands: str
+
+    @classmethod
+    def all_of(cls, text: str) -> list[Instruction]:
+        """Those of a kernel."""
+        return [
+            cls(int(address, 16), bool(predicate), op, operands)
+            for address, predicate, op, operands in _INSTRUCTION.findall(text)
+        ]
 
 
 class Rows(NamedTuple):
@@ -134,8 +154,10 @@ def find_disassembler() -> dict[str, str] | None:
     return None
 
 
-def instructions(library: str, target: str, environment: dict[str, str]) -> Iterator[list[str]]:
-    """Of each kernel its mangled name, and what it executes."""
+def instructions(
+    library: str, target: str, environment: dict[str, str]
+) -> Iterator[tuple[str, list[Instruction]]]:
+    """Of each kernel its mangled name, and its code."""
     command = ["cuobjdump", "-arch", target, "-sass", library]
     # By the PATH that is given: Python would look in its own.
     executable = shutil.which("cuobjdump", path=environment["PATH"])
@@ -144,7 +166,7 @@ def instructions(library: str, target: str, environment: dict[str, str]) -> Iter
     ).stdout
     for kernel in text.split("Function : ")[1:]:
         name, _, body = kernel.partition("\n")
-        yield [name.strip(), *_INSTRUCTION.findall(body)]
+        yield name.strip(), Instruction.all_of(body)
 
 
 def check_instructions(name: str, rows: Rows, found: Counter[str]) -> Iterator[str]:
@@ -168,6 +190,44 @@ def check_instructions(name: str, rows: Rows, found: Counter[str]) -> Iterator[s
             yield f"{name} has {wide} {what} of 16 bytes; expected {wanted}"
 
 
+def fewest(code: list[Instruction]) -> int:
+    """The instructions that a thread executes at least, if it moves as many vectors as it can.
+
+    Loops are gone through once.
+    """
+    place = {instruction.address: i for i, instruction in enumerate(code)}
+    # Of each instruction on: vectors moved, and instructions as a negative number.
+    best: list[tuple[int, int] | None] = [None] * len(code)
+    for i in reversed(range(len(code))):
+        _, conditional, op, operands = code[i]
+        if op.startswith("EXIT") and not conditional:
+            best[i] = (0, -1)
+            continue
+        follows = [i + 1]
+        target = re.search(r"0x([0-9a-f]+)", operands) if op.startswith("BRA") else None
+        if target is not None:
+            to = place.get(int(target[1], 16), 0)
+            # A branch may have its condition among its operands.
+            goes_on = conditional or to <= i or re.search(r"U?P\d", operands) is not None
+            follows = [i + 1] * goes_on + [to] * (to > i)
+        ways = [way for to in follows if to < len(code) and (way := best[to]) is not None]
+        if ways:
+            vectors, steps = max(ways)
+            best[i] = (vectors + (".EF.128" in op), steps - 1)
+    return 0 if best[0] is None else -best[0][1]
+
+
+def check_pace(name: str, rows: Rows, code: list[Instruction]) -> Iterator[str]:
+    """Prints a kernel's instructions for each element; its fault where they are too many."""
+    kind = "index" if rows.weights == 0 else "smoothed index"
+    if rows.has_probabilities:
+        kind = "probabilities"
+    pace = fewest(code) / (rows.vectors * 8)
+    print(f"  {pace:.1f} instructions an element: {name}")
+    if pace > MOST_INSTRUCTIONS[kind]:
+        yield f"{name} takes {pace:.1f} instructions an element; at most {MOST_INSTRUCTIONS[kind]}"
+
+
 def check_sass(library: str, targets: list[str]) -> list[str]:
     """Faults by the SASS of each target."""
     environment = find_disassembler()
@@ -177,17 +237,19 @@ def check_sass(library: str, targets: list[str]) -> list[str]:
     faults = []
     for target in targets:
         kernels = list(instructions(library, target, environment))
-        names = demangled([kernel[0] for kernel in kernels])
-        checked = 0
-        for name, (_, *executed) in zip(names, kernels, strict=True):
-            rows = hot_rows(name)
-            if rows is None:
-                continue
-            checked += 1
-            own = check_instructions(name, rows, Counter(executed))
+        names = demangled([name for name, _ in kernels])
+        hot = [
+            (name, rows, code)
+            for name, (_, code) in zip(names, kernels, strict=True)
+            if (rows := hot_rows(name)) is not None
+        ]
+        print(f"{target}: the SASS of {len(hot)} hot kernels of {len(kernels)}")
+        for name, rows, code in hot:
+            own = list(check_instructions(name, rows, Counter(each.op for each in code)))
+            if name.startswith("ResidentRows<BFloat16") and rows.vectors == 8:
+                own += check_pace(name, rows, code)
             faults += [f"{target}: {fault}" for fault in own]
-        print(f"{target}: the SASS of {checked} hot kernels of {len(kernels)}")
-        if checked == 0:
+        if not hot:
             faults.append(f"{target}: {library} has no hot kernel")
     return faults
 

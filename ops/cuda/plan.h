@@ -23,7 +23,7 @@ struct Residence {
   int blocks_at_once;  // that a multiprocessor must have registers for
 };
 constexpr Residence kResidences[] = {{4, 1, 128, 8},   {32, 1, 128, 8},  {32, 4, 128, 8},
-                                     {32, 8, 128, 6},  {128, 4, 128, 8}, {256, 4, 256, 4},
+                                     {32, 8, 128, 5},  {128, 4, 128, 8}, {256, 4, 256, 4},
                                      {256, 8, 256, 3}, {512, 8, 512, 1}};
 constexpr int kNumResidences = 8;
 constexpr int kLargestCluster = 16;

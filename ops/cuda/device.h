@@ -13,6 +13,7 @@
 #include <cuda_runtime.h>
 
 #include <atomic>
+#include <type_traits>
 
 // Threads of a block and, where the kernel says it, how many blocks must fit a multiprocessor.
 #define ONNXLOSS_KERNEL(...) __global__ void __launch_bounds__(__VA_ARGS__)
@@ -151,20 +152,22 @@ ONNXLOSS_DEVICE float Lesser(float best, float x) {
   asm("min.NaN.f32 %0, %0, %1;" : "+f"(best) : "f"(x));
   return best;
 }
-ONNXLOSS_DEVICE Pair<cuda::Half> Greater(Pair<cuda::Half> best, Pair<cuda::Half> x) {
-  asm("max.f16x2 %0, %0, %1;" : "+r"(best.bits) : "r"(x.bits));
+template <class T>
+ONNXLOSS_DEVICE Pair<T> Greater(Pair<T> best, Pair<T> x) {
+  if constexpr (std::is_same_v<T, cuda::Half>) {
+    asm("max.f16x2 %0, %0, %1;" : "+r"(best.bits) : "r"(x.bits));
+  } else {
+    asm("max.bf16x2 %0, %0, %1;" : "+r"(best.bits) : "r"(x.bits));
+  }
   return best;
 }
-ONNXLOSS_DEVICE Pair<cuda::Half> Lesser(Pair<cuda::Half> best, Pair<cuda::Half> x) {
-  asm("min.NaN.f16x2 %0, %0, %1;" : "+r"(best.bits) : "r"(x.bits));
-  return best;
-}
-ONNXLOSS_DEVICE Pair<cuda::BFloat16> Greater(Pair<cuda::BFloat16> best, Pair<cuda::BFloat16> x) {
-  asm("max.bf16x2 %0, %0, %1;" : "+r"(best.bits) : "r"(x.bits));
-  return best;
-}
-ONNXLOSS_DEVICE Pair<cuda::BFloat16> Lesser(Pair<cuda::BFloat16> best, Pair<cuda::BFloat16> x) {
-  asm("min.NaN.bf16x2 %0, %0, %1;" : "+r"(best.bits) : "r"(x.bits));
+template <class T>
+ONNXLOSS_DEVICE Pair<T> Lesser(Pair<T> best, Pair<T> x) {
+  if constexpr (std::is_same_v<T, cuda::Half>) {
+    asm("min.NaN.f16x2 %0, %0, %1;" : "+r"(best.bits) : "r"(x.bits));
+  } else {
+    asm("min.NaN.bf16x2 %0, %0, %1;" : "+r"(best.bits) : "r"(x.bits));
+  }
   return best;
 }
 

@@ -232,6 +232,21 @@ def test_streamed_with_a_cap(classes: int, loss: str, dtype: str) -> None:
     assert_right(outputs, loss, arrays, **settings)
 
 
+@pytest.mark.parametrize("loss", [HARD, SOFT])
+def test_streamed_on_every_chip(loss: str) -> None:
+    """Rows too long for any cluster; and those of a loss alone, which no chip keeps."""
+    settings = {"axis": 1, "reduction": "none", "label_smoothing": 0.125}
+    soft = loss == SOFT
+    arrays = draw(loss, (1, 263001), 1, "float32")
+    assert cuda_calls.path_of(settings, arrays, soft=soft) == "streamed"
+    outputs = cuda_calls.run(settings, arrays, soft=soft, outputs=("loss", "dlogits"))
+    assert_right(outputs, loss, arrays, **settings)
+    arrays = draw(loss, (260, 4101), 1, "float32")
+    assert plan(1026, outer=260, dlogits=0)["path"] == "streamed"
+    outputs = cuda_calls.run(settings, arrays, soft=soft, outputs=("loss",))
+    assert_right(outputs, loss, arrays, **settings)
+
+
 @pytest.mark.parametrize("positions", [8193, 70000])
 def test_sums_over_several_blocks(positions: int) -> None:
     arrays = draw(HARD, (positions, 2), 1, "float64")

@@ -121,9 +121,10 @@ struct SharedSummaries {
   Summary<Acc> of_warp[kWarps];
 };
 
-// Joins the summaries of all threads of the cluster; every thread gets the same bits of what `finish`
-// makes of them. One warp of each block does it, since the others would only take its time to repeat
-// it. It has read the other blocks' shared memory, so that no block may end before all are here.
+// Joins the summaries of all threads of the cluster; every thread gets the same bits of what
+// `finish` makes of them. One warp of each block does it, since the others would only take its time
+// to repeat it. It has read the other blocks' shared memory, so that no block may end before all
+// are here.
 template <bool kDense, int kThreads, class Acc, class Finish>
 ONNXLOSS_DEVICE auto FinishCluster(Summary<Acc> summary, Finish finish) {
   using Finished = decltype(finish(summary));

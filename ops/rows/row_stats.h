@@ -8,10 +8,10 @@ namespace onnxloss::ONNXLOSS_TARGET {
 
 // Contract: of the elements seen so far, `max` is the greatest, `count_max` of them equal it, and
 // `rest` is the sum of exp(x - max) over the others, among which there may be more that equal it.
-// Keeping the maximum's own term out of `rest` is what makes log1p((count_max - 1) + rest) exact for
-// a confident row: a margin of 20 gives 2.06e-9, where log(1 + 2e-9) would give 0. The maximum stays
-// apart from the logarithm, so a common offset of the row costs nothing. `count_max` and `rest` are
-// sums, hence double.
+// Keeping the maximum's own term out of `rest` is what makes log1p((count_max - 1) + rest) exact
+// for a confident row: a margin of 20 gives 2.06e-9, where log(1 + 2e-9) would give 0. The maximum
+// stays apart from the logarithm, so a common offset of the row costs nothing. `count_max` and
+// `rest` are sums, hence double.
 template <class Acc>
 struct RowStats {
   Acc max = -Infinity<Acc>();

@@ -79,7 +79,7 @@ SASS = """
 """
 
 
-def test_the_fewest_instructions_that_move_all_vectors() -> None:
+def test_the_fewest_instructions_that_leave_no_vector_out() -> None:
     code = build.Instruction.all_of(SASS)
     assert [each.op for each in code][:3] == ["BRA", "LDG.E.EF.128", "BRA"]
     # 00, 10, 20, 50, 60, 70, 90

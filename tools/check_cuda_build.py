@@ -191,12 +191,13 @@ def check_instructions(name: str, rows: Rows, found: Counter[str]) -> Iterator[s
 
 
 def fewest(code: list[Instruction]) -> int:
-    """The instructions that a thread executes at least, if it moves as many vectors as it can.
+    """The instructions that a thread executes at least, if it leaves no vector out.
 
-    Loops are gone through once.
+    On such a way it moves as many vectors, and takes as many exponentials, as on any. Loops are
+    gone through once.
     """
     place = {instruction.address: i for i, instruction in enumerate(code)}
-    # Of each instruction on: vectors moved, and instructions as a negative number.
+    # Of each instruction on: what counts, and instructions as a negative number.
     best: list[tuple[int, int] | None] = [None] * len(code)
     for i in reversed(range(len(code))):
         _, conditional, op, operands = code[i]
@@ -212,8 +213,8 @@ def fewest(code: list[Instruction]) -> int:
             follows = [i + 1] * goes_on + [to] * (to > i)
         ways = [way for to in follows if to < len(code) and (way := best[to]) is not None]
         if ways:
-            vectors, steps = max(ways)
-            best[i] = (vectors + (".EF.128" in op), steps - 1)
+            work, steps = max(ways)
+            best[i] = (work + (".EF.128" in op or op == "MUFU.EX2"), steps - 1)
     return 0 if best[0] is None else -best[0][1]
 
 

@@ -340,11 +340,13 @@ struct Hand {
     return GreatestOf(best);
   }
 
-  // Adds the elements and those of `best`, none of them above the summary's maximum.
+  // Adds the elements and those of `best`, none of them above the summary's maximum. What is beyond
+  // the row's end costs no time.
   ONNXLOSS_DEVICE void AddTerms(Unit<T> best, Index vector, Index step, Summary<Acc>* summary) {
     Terms<Acc> terms(summary->stats.max);
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
+      if (vector + i * step >= row.count()) break;
       if (Row::kDense) Forget(i);
 #pragma unroll
       for (int u = 0; u < kUnits<T>; ++u) {

@@ -19,8 +19,9 @@ TYPES = {"float32": 1, "float16": 10, "float64": 11, "bfloat16": 16}
 
 # A row's vectors of 16 bytes decide: one number beside each limit of the residences.
 RESIDENCES = {4: 0, 5: 1, 32: 1, 33: 2, 128: 2, 129: 3, 256: 3, 257: 4, 512: 4, 513: 5}
-RESIDENCES |= {1024: 5, 1025: 6, 2048: 6, 2049: 7, 4096: 7}
-CLUSTERS = {4097: (6, 4), 16384: (6, 8), 16385: (6, 16), 32768: (6, 16), 65536: (7, 16)}
+RESIDENCES |= {1024: 5, 1025: 6, 2048: 6}
+CLUSTERS = {2049: (6, 2), 4096: (6, 2), 4097: (6, 4), 16384: (6, 8), 16385: (6, 16)}
+CLUSTERS |= {32768: (6, 16), 32769: (7, 16), 65536: (7, 16)}
 PORTABLE_CLUSTERS = {16384: (6, 8), 16385: (7, 8), 32768: (7, 8)}
 
 
@@ -43,13 +44,17 @@ def test_longer_rows_take_clusters(vectors: int, expected: tuple[int, int], dtyp
     made = plan(vectors, dtype)
     assert (made["path"], made["residence"], made["cluster"]) == ("resident", *expected)
     assert made["blocks"] == 512 * expected[1]
-    assert plan(vectors, dtype, largest_cluster=1)["path"] == "streamed"
 
 
 @pytest.mark.parametrize(("vectors", "expected"), PORTABLE_CLUSTERS.items())
 def test_clusters_of_chips_that_have_smaller_ones(vectors: int, expected: tuple[int, int]) -> None:
     made = plan(vectors, largest_cluster=8)
     assert (made["path"], made["residence"], made["cluster"]) == ("resident", *expected)
+
+
+def test_a_large_block_where_there_are_no_clusters() -> None:
+    made = plan(4096, largest_cluster=1)
+    assert (made["path"], made["residence"], made["cluster"]) == ("resident", 7, 1)
 
 
 @pytest.mark.parametrize(("largest", "vectors"), [(1, 4096), (8, 32768), (16, 65536)])

@@ -54,12 +54,12 @@ Plan PlanLastAxis(const LossCall& call, int largest_cluster) {
   if (call.softcap > 0) return Streamed(rows);
   const bool is_long = vectors > kLongestLoadedAtOnce && rows > kFewRows;
   if (call.dlogits == nullptr && is_long) return Streamed(rows);
+  // Small blocks in a cluster go before a large one: of those, several share a multiprocessor, and
+  // while one waits for memory another computes.
+  const int largest = largest_cluster < kLargestCluster ? largest_cluster : kLargestCluster;
   for (int i = 0; i < kNumResidences; ++i) {
-    if (Fits(vectors, kResidences[i], 1)) return Resident(rows, i, 1);
-  }
-  // The same threads with fewer registers in use hide more latency, in twice as many blocks.
-  for (int i = kNumResidences - 2; i < kNumResidences; ++i) {
-    for (int cluster = 2; cluster <= largest_cluster && cluster <= kLargestCluster; cluster *= 2) {
+    const int most = i >= kFirstInClusters ? largest : 1;
+    for (int cluster = 1; cluster <= most; cluster *= 2) {
       if (Fits(vectors, kResidences[i], cluster)) return Resident(rows, i, cluster);
     }
   }

@@ -26,7 +26,7 @@ constexpr Residence kResidences[] = {{4, 1, 128, 8},   {32, 1, 128, 8},  {32, 4,
                                      {32, 8, 128, 5},  {128, 4, 128, 8}, {256, 4, 256, 4},
                                      {256, 8, 256, 3}, {512, 8, 512, 1}};
 constexpr int kNumResidences = 8;
-constexpr int kFirstInClusters = 6;
+constexpr int kFirstInClusters = 6;  // shorter rows need none
 constexpr int kLargestCluster = 16;
 
 constexpr int kStreamedThreads = 256;

@@ -31,7 +31,8 @@ ONNXLOSS_DEVICE Seat FindSeat() {
 template <class T, class Row>
 constexpr int BlocksAtOnce(int residence) {
   const int blocks = kResidences[residence].blocks_at_once;
-  return Row::kHasTarget && sizeof(T) <= 4 ? blocks : (2 * blocks + 1) / 3;
+  if (sizeof(T) == 8) return (blocks + 1) / 2;
+  return Row::kHasTarget ? blocks : (2 * blocks + 1) / 3;
 }
 
 // logits are [outer, C]. Vector v of a row belongs to its lane v % lanes. kLanes up to 32 share a

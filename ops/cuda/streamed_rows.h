@@ -7,12 +7,12 @@
 
 namespace onnxloss::cuda {
 
-// A cap, and dense coefficients, take registers.
+// A cap, dense coefficients and the arithmetic of double take registers.
 template <class T, class Row, Cap kCap>
 constexpr int StreamedBlocksAtOnce() {
   if (kCap == Cap::kSome) return 2;
-  if (Row::kDense) return sizeof(T) == 8 ? 1 : 3;
-  return 4;
+  if (sizeof(T) == 8) return Row::kDense ? 1 : 2;
+  return Row::kDense ? 3 : 4;
 }
 
 // logits are [outer, C], of any length; one block per row. Four vectors of each thread are on the

@@ -347,7 +347,7 @@ struct Hand {
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       if (vector + i * step >= row.count()) break;
-      if (Row::kDense) Forget(i);
+      Forget(i);
 #pragma unroll
       for (int u = 0; u < kUnits<T>; ++u) {
         AddElements<T>(Outdo(logits[i].UnitAt(u), &best), &terms);

@@ -84,6 +84,9 @@ def test_the_fewest_instructions_that_leave_no_vector_out() -> None:
     assert [each.op for each in code][:3] == ["BRA", "LDG.E.EF.128", "BRA"]
     # 00, 10, 20, 50, 60, 70, 90
     assert build.fewest(code) == 7
+    assert build.fewest([]) is None
+    endless = list(build.check_pace("a kernel", build.Rows("Resident", False, 1, 0), code[:-1]))
+    assert endless == ["a kernel has no way from its entry to an end"]
 
 
 @pytest.mark.parametrize(("most", "fault"), [(0.9, None), (0.8, "takes 0.9 instructions")])

@@ -29,8 +29,8 @@ MOST_WHEEL_BYTES = 15_000_000
 
 # Stack bytes of a thread of the other kernels.
 MOST_OTHER = 32
-# Instructions of a thread for each element of a row of bfloat16 of which it keeps 8 vectors. More
-# would take longer than the memory does.
+# Instructions of a thread for each element of a row of bfloat16 of which it keeps 8 vectors: above
+# what they are by a little, so that a change that adds many is seen.
 MOST_INSTRUCTIONS = {"index": 20, "smoothed index": 30, "probabilities": 44}
 # Subroutines of CUDA's own division, for operands that its short path leaves out: a row divides a
 # few times, its elements never.
@@ -190,11 +190,11 @@ def check_instructions(name: str, rows: Rows, found: Counter[str]) -> Iterator[s
             yield f"{name} has {wide} {what} of 16 bytes; expected {wanted}"
 
 
-def fewest(code: list[Instruction]) -> int:
+def fewest(code: list[Instruction]) -> int | None:
     """The instructions that a thread executes at least, if it leaves no vector out.
 
     On such a way it moves as many vectors, and takes as many exponentials, as on any. Loops are
-    gone through once.
+    gone through once. None where no way leads to an end.
     """
     place = {instruction.address: i for i, instruction in enumerate(code)}
     # Of each instruction on: what counts, and instructions as a negative number.
@@ -215,7 +215,7 @@ def fewest(code: list[Instruction]) -> int:
         if ways:
             work, steps = max(ways)
             best[i] = (work + (".EF.128" in op or op == "MUFU.EX2"), steps - 1)
-    return 0 if best[0] is None else -best[0][1]
+    return None if not best or best[0] is None else -best[0][1]
 
 
 def check_pace(name: str, rows: Rows, code: list[Instruction]) -> Iterator[str]:
@@ -223,7 +223,11 @@ def check_pace(name: str, rows: Rows, code: list[Instruction]) -> Iterator[str]:
     kind = "index" if rows.weights == 0 else "smoothed index"
     if rows.has_probabilities:
         kind = "probabilities"
-    pace = fewest(code) / (rows.vectors * 8)
+    count = fewest(code)
+    if count is None:
+        yield f"{name} has no way from its entry to an end"
+        return
+    pace = count / (rows.vectors * 8)
     print(f"  {pace:.1f} instructions an element: {name}")
     if pace > MOST_INSTRUCTIONS[kind]:
         yield f"{name} takes {pace:.1f} instructions an element; at most {MOST_INSTRUCTIONS[kind]}"

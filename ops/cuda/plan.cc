@@ -9,7 +9,7 @@ constexpr int64_t kVectorBytes = 16;
 // where so few rows would leave the chip idle.
 constexpr int64_t kLongestLoadedAtOnce = int64_t{kStreamedThreads} * kStreamedVectors;
 constexpr int64_t kFewRows = 256;
-constexpr int64_t kLongestShortRow = 128;  // vectors
+constexpr int64_t kLongestShortRow = 128;  // vectors; with a cap, longer rows are streamed
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

@@ -32,12 +32,14 @@ SANITIZE_address := address,undefined
 SANITIZE_thread := thread
 ONNXLOSS_EXAMPLES ?= 2000
 export ONNXLOSS_EXAMPLES
+PTX_TESTS := $(patsubst %,tests/test_cuda_%.py,glue losses paths sampled traffic) \
+             $(wildcard tests/test_golden*.py)
 # Each has ONNX Runtime and its models in memory.
 TESTERS := --numprocesses=$(shell nproc) --maxprocesses=4
 
 .PHONY: help demo examples setup models lint format clean wheel
 .PHONY: test test-frameworks $(FRAMEWORKS:%=test-%) test-sanitizers test-openvino test-view
-.PHONY: cuda-compile test-gpu bench-gpu
+.PHONY: cuda-compile test-ptx test-gpu bench-gpu
 .PHONY: bench bench-training bench-ort-training
 .PHONY: docs portability screenshots site
 
@@ -55,6 +57,8 @@ help:
 	@echo "             Sanitizer and ThreadSanitizer; the fuzz with AddressSanitizer"
 	@echo "make cuda-compile"
 	@echo "             build the library with CUDA kernels for all GPUs, where nvcc is"
+	@echo "make test-ptx"
+	@echo "             run what nvcc makes of the CUDA kernels on the host, instruction by instruction"
 	@echo "make test-gpu, make bench-gpu"
 	@echo "             build for this machine's GPU, then test and time the CUDA kernels; need torch"
 	@echo "             and pytest in GPU_PYTHON=.../python"
@@ -131,6 +135,13 @@ cuda-compile: | $(VENV)/.made
 	  { cmake --build build/cuda --parallel $$(nproc) >build/cuda/build.log 2>&1 || { cat build/cuda/build.log; exit 1; }; } && \
 	  { $(PIP) install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm 2>/dev/null || true; } && \
 	  $(BIN)/python tools/check_cuda_build.py build/cuda/build.log build/cuda/libonnxloss.so; fi
+
+test-ptx: $(VENV)/.installed
+	@if ! command -v nvcc >/dev/null; then echo "nvcc not found: the CUDA kernels' PTX is not run"; \
+	else echo "Running the CUDA kernels' PTX" && mkdir -p build && \
+	  $(BIN)/python -m tests.cuda_on_host build/libcuda_as_ptx.so && \
+	  ONNXLOSS_CUDA_AS_PTX=build/libcuda_as_ptx.so $(BIN)/python -m pytest --quiet $(TESTERS) \
+	    --dist=worksteal $(PTX_TESTS) -k "cuda or CUDA"; fi
 
 # The GPU's machine has its own environment, and perhaps no network: see tools/gpu.sh.
 test-gpu:

@@ -69,11 +69,11 @@ def machine() -> Any:
 
 
 class Guarded:
-    """An array `shift` bytes after a boundary of 256, between bytes that no kernel may write."""
+    """An array `shift` elements after a boundary of 256, between bytes that no kernel may write."""
 
     def __init__(self, on: Any, array: np.ndarray, shift: int, *, written: bool):
         self.on, self.shape, self.dtype = on, array.shape, array.dtype
-        self.begin = 256 + shift
+        self.begin = 256 + shift * array.itemsize
         self.end = self.begin + array.nbytes
         image = np.full(self.end + 256, GUARD, np.uint8)
         if written:

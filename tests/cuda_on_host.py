@@ -2,7 +2,11 @@
 """The CUDA kernels run on the host, thread by thread: ops/cuda compiled over tests/cpp/emulator.h.
 
 There is no GPU in this: it shows that the kernels' indices, barriers and numbers are right, and
-says nothing of their speed or of the GPU's own exponential.
+says nothing of their speed. For `make test-ptx` they are compiled by nvcc as for a GPU, and what
+runs is their PTX, instruction by instruction (tests/cpp/ptx.h):
+
+    python -m tests.cuda_on_host libcuda_as_ptx.so
+    ONNXLOSS_CUDA_AS_PTX=libcuda_as_ptx.so python -m pytest tests/test_cuda_paths.py
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -21,54 +26,112 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
+OPS, CPP = ROOT / "ops", ROOT / "tests" / "cpp"
+AS_PTX = os.environ.get("ONNXLOSS_CUDA_AS_PTX")
+"""The library that `make test-ptx` has made."""
+
+FLAGS = ["-std=c++17", "-O1", "-fPIC", "-w", "-ffp-contract=fast", f"-I{OPS}", f"-I{CPP}"]
+# What PTX says is rounded is rounded.
+EXACT = [*FLAGS, "-std=c++20", "-O2", "-ffp-contract=off"]
+NVCC = ["-std=c++20", "-O3", f"-I{OPS}", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC,-w"]
+NVCC += ["-no-compress", "-gencode", "arch=compute_90,code=compute_90"]
 # ops/ort but for what runs the kernels of the CPU.
 GLUE = (
     "attributes cuda_kernel cuda_sampled_kernel reader register sampled_register sampled_tensors "
     "status tensors"
 ).split()
-FLAGS = ["-std=c++17", "-O1", "-fPIC", "-w", "-ffp-contract=fast"]
 
 
-def build(folder: Path, *flags: str, main: str = "cuda_on_host.cc", glue: bool = True) -> list[str]:
-    """Compiles the kernels, the emulator, `main` and the glue; returns the object files."""
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None:
-        pytest.skip("no C++ compiler found")
-    ops, own = ROOT / "ops", ROOT / "tests" / "cpp"
-    jobs = [["-x", "c++", str(source)] for source in sorted((ops / "cuda").glob("*.cu"))]
-    jobs += [[str(ops / "cuda" / "plan.cc")], [str(own / main)]]
+def compiler(variable: str = "CXX", name: str = "c++") -> str:
+    """Its path; the test that asks for it is skipped where there is none."""
+    found = shutil.which(os.environ.get(variable, name))
+    if found is None:
+        pytest.skip(f"no {name} found")
+    return found
+
+
+def plans() -> list[list[str]]:
+    """Commands for what decides which kernel runs."""
+    sources = (OPS / "cuda" / "plan.cc", CPP / "cuda_plan.cc")
+    return [[compiler(), *FLAGS, str(source)] for source in sources]
+
+
+def kernels() -> list[Path]:
+    """Those of CUDA."""
+    return sorted((OPS / "cuda").glob("*.cu"))
+
+
+def emulated(*flags: str, main: str = "cuda_on_host.cc") -> list[list[str]]:
+    """Commands for the kernels, the emulator and `main`."""
+    command = [compiler(), *FLAGS, *flags]
+    # The emulator stays without instrumentation.
     tsan = ["-DONNXLOSS_EMULATOR_TSAN"] if "-fsanitize=thread" in flags else []
-    jobs.append([*tsan, str(own / "emulator.cc")])
-    if glue:
-        names = ["-DONNXLOSS_WITH_CUDA", "-DRegisterCustomOps=RegisterOnEveryProvider"]
-        jobs += [[*names, str(ops / "ort" / f"{stem}.cc")] for stem in GLUE]
-        jobs.append([str(own / "cuda_on_cpu_provider.cc")])
-        jobs.append([str(ops / "cpu" / "log_uniform.cc")])
-    command = [compiler, f"-I{ops}", f"-I{own}", *FLAGS]
-    objects = [str(folder / f"{number}.o") for number in range(len(jobs))]
+    return [
+        *([*command, "-x", "c++", str(source)] for source in kernels()),
+        [*command, str(CPP / main)],
+        [compiler(), *FLAGS, *tsan, str(CPP / "emulator.cc")],
+    ]
 
-    def compiles(job: list[str], target: str) -> bool:
-        # The emulator stays without instrumentation.
-        own_flags = () if tsan and job[-1].endswith("emulator.cc") else flags
-        arguments = [*command, *own_flags, "-c", *job, "-o", target]
-        return subprocess.run(arguments, check=False).returncode == 0
+
+def as_ptx() -> list[list[str]]:
+    """Commands for the kernels as PTX, and for what runs it in the place of CUDA's runtime."""
+    nvcc = [compiler("CUDACXX", "nvcc"), *NVCC]
+    runtime = [*nvcc, str(CPP / "ptx_runtime.cc")]
+    return [*([*nvcc, str(source)] for source in kernels()), runtime, *interpreter()]
+
+
+def interpreter() -> list[list[str]]:
+    """Commands for what runs PTX."""
+    sources = (CPP / "ptx.cc", CPP / "ptx_instructions.cc")
+    return [[compiler(), *EXACT, str(source)] for source in sources]
+
+
+def glue() -> list[list[str]]:
+    """Commands for what registers the kernels, as operators of the CPU's provider."""
+    names = ["-DONNXLOSS_WITH_CUDA", "-DRegisterCustomOps=RegisterOnEveryProvider"]
+    return [
+        *([compiler(), *FLAGS, *names, str(OPS / "ort" / f"{stem}.cc")] for stem in GLUE),
+        [compiler(), *FLAGS, str(CPP / "cuda_on_cpu_provider.cc")],
+        [compiler(), *FLAGS, str(OPS / "cpu" / "log_uniform.cc")],
+    ]
+
+
+def build(folder: Path, commands: list[list[str]]) -> list[str]:
+    """The object files that the commands make."""
+    objects = [str(folder / f"{number}.o") for number in range(len(commands))]
+
+    def compiles(command: list[str], target: str) -> bool:
+        return subprocess.run([*command, "-c", "-o", target], check=False).returncode == 0
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        assert all(list(pool.map(compiles, jobs, objects))), "the host build failed"
+        assert all(list(pool.map(compiles, commands, objects))), "the host build failed"
     return objects
+
+
+def link(target: Path, commands: list[list[str]]) -> None:
+    """Makes a library of what the commands compile."""
+    with tempfile.TemporaryDirectory() as folder:
+        objects = build(Path(folder), commands)
+        command = [compiler(), "-shared", "-Wl,--no-undefined", *objects, "-o", str(target)]
+        subprocess.run(command, check=True)
+
+
+@cache
+def folder() -> Path:
+    """For libraries; it goes when Python ends."""
+    made = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, made)
+    return made
 
 
 @cache
 def library_path() -> str:
     """The kernels as a library of custom operators for the CPU's provider; compiled once."""
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder)
-    built = str(folder / "libcuda_on_host.so")
-    compiler = os.environ.get("CXX", "c++")
-    subprocess.run(
-        [compiler, "-shared", "-Wl,--no-undefined", *build(folder), "-o", built], check=True
-    )
-    return built
+    if AS_PTX is not None:
+        return AS_PTX
+    built = folder() / "libcuda_on_host.so"
+    link(built, [*emulated(), *plans(), *glue()])
+    return str(built)
 
 
 @cache
@@ -108,3 +171,7 @@ class Host:
         library().SetLargestCluster(largest_cluster)
         run = getattr(library(), f"OnnxLossCudaRun{call.prefix}")
         return run(ctypes.byref(call), ctypes.c_void_p(scratch), None)
+
+
+if __name__ == "__main__":
+    link(Path(sys.argv[1]), [*as_ptx(), *plans(), *glue()])

@@ -108,10 +108,11 @@ def test_draws_are_those_of_the_cpu(
     monkeypatch.setattr(runtime, "OTHER_LIBRARY", None)
     on_cpu = run_model(model, feeds, library=True)
     assert on_cuda.keys() == on_cpu.keys()
-    for port, values in on_cuda.items():
-        if port in DRAWN:
-            np.testing.assert_array_equal(values, on_cpu[port])
-    wanted = truth(**{**arrays, "samples": on_cpu[DRAWN[0]], "probabilities": on_cpu[DRAWN[1]]})
+    samples, probabilities = (on_cpu[port] for port in DRAWN)
+    np.testing.assert_array_equal(on_cuda[DRAWN[0]], samples)
+    # Two compilers' logarithms may differ in their last bits.
+    np.testing.assert_array_max_ulp(on_cuda[DRAWN[1]], probabilities, maxulp=2)
+    wanted = truth(**{**arrays, "samples": samples, "probabilities": probabilities})
     for port in wanted.keys() & on_cuda.keys():
         assert_kernel_alone(on_cuda[port], wanted[port], port)
 

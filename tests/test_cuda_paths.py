@@ -135,10 +135,9 @@ def test_every_path(name: str, setting: str, loss: str, dtype: str) -> None:
     arrays = draw(loss, shape, axis, dtype)
     settings = {**SETTINGS[setting], "axis": axis, "reduction": "none"}
     soft = loss == SOFT
-    item = DTYPES[dtype].itemsize
     if dtype != "float64":
         assert cuda_calls.path_of(settings, arrays, soft=soft) == path
-    for shift, largest in ((0, 16), (item, 1)):
+    for shift, largest in ((0, 16), (1, 1)):
         outputs = cuda_calls.run(
             settings,
             arrays,

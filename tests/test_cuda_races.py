@@ -16,14 +16,15 @@ from tests import cuda_on_host
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tests/cpp/cuda_races.cc, instrumented."""
     folder = tmp_path_factory.mktemp("races")
-    compiler = os.environ.get("CXX", "c++")
+    compiler = cuda_on_host.compiler()
     flag = "-fsanitize=thread"
     probe = folder / "probe.cc"
     probe.write_text("int main() {}")
     command = [compiler, flag, str(probe), "-o", str(folder / "probe")]
     if subprocess.run(command, capture_output=True, check=False).returncode != 0:
         pytest.skip("the compiler has no thread sanitizer")
-    objects = cuda_on_host.build(folder, flag, "-g", main="cuda_races.cc", glue=False)
+    commands = cuda_on_host.emulated(flag, "-g", main="cuda_races.cc")
+    objects = cuda_on_host.build(folder, [*commands, *cuda_on_host.plans()])
     subprocess.run([compiler, flag, *objects, "-o", str(folder / "races")], check=True)
     return folder / "races"
 

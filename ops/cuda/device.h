@@ -247,10 +247,10 @@ inline const char* IsCaptured(Stream stream, bool* captured) {
   return TextOf(error);
 }
 
-// The most blocks that a cluster of this kernel can have. Where it was compiled as PTX for an older
-// chip, it knows nothing of clusters, whatever the device has.
+// The most blocks, of `most`, that a cluster of this kernel can have. Where it was compiled as PTX
+// for an older chip, it knows nothing of clusters, whatever the device has.
 template <class Arguments>
-const char* FindLargestCluster(void (*kernel)(Arguments), int threads, int* blocks) {
+const char* FindLargestCluster(void (*kernel)(Arguments), int threads, int most, int* blocks) {
   constexpr int kFirstWithClusters = 90;  // as in sm_90
   *blocks = 1;
   cudaFuncAttributes attributes = {};
@@ -259,14 +259,14 @@ const char* FindLargestCluster(void (*kernel)(Arguments), int threads, int* bloc
   const char* failure = AllowAnyCluster(kernel);
   if (failure != nullptr) return failure;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(1);
+  config.gridDim = dim3(static_cast<unsigned>(most));
   config.blockDim = dim3(static_cast<unsigned>(threads));
   return TextOf(cudaOccupancyMaxPotentialClusterSize(blocks, kernel, &config));
 }
 
 // The same of the current device, found once: of its first kernel.
 template <class Arguments>
-const char* LargestCluster(void (*kernel)(Arguments), int threads, int* blocks) {
+const char* LargestCluster(void (*kernel)(Arguments), int threads, int most, int* blocks) {
   constexpr int kMostDevices = 64;
   static std::atomic<int> known[kMostDevices];  // 0 before the first call
   int device = 0;
@@ -275,7 +275,7 @@ const char* LargestCluster(void (*kernel)(Arguments), int threads, int* blocks) 
   const bool keeps = device < kMostDevices;
   *blocks = keeps ? known[device].load(std::memory_order_relaxed) : 0;
   if (*blocks != 0) return nullptr;
-  const char* failure = FindLargestCluster(kernel, threads, blocks);
+  const char* failure = FindLargestCluster(kernel, threads, most, blocks);
   if (keeps && failure == nullptr) known[device].store(*blocks, std::memory_order_relaxed);
   return failure;
 }

@@ -22,7 +22,8 @@ bool WeighsPositions(const LossCall& call) {
 
 // A mean's denominator that is not plain from the shapes.
 bool NeedsDenominator(const LossCall& call) {
-  return call.mean != 0 && (!HasProbabilities(call) || WeighsPositions(call));
+  const bool over_positions = call.mean_over == static_cast<int64_t>(MeanOver::kPositions);
+  return call.mean != 0 && !over_positions && (!HasProbabilities(call) || WeighsPositions(call));
 }
 
 bool NeedsClassTotal(const LossCall& call) {
@@ -74,7 +75,8 @@ class Launcher {
     int largest_cluster = 1;
     constexpr int kWidest = kNumResidences - 1;  // it takes a whole multiprocessor
     queue_.Check(device::LargestCluster(KernelsFor(call_).resident[kWidest],
-                                        kResidences[kWidest].threads, &largest_cluster));
+                                        kResidences[kWidest].threads, kLargestCluster,
+                                        &largest_cluster));
     Arguments arguments = {};
     arguments.call = call_;
     arguments.known_denominator = KnownDenominator();

@@ -35,13 +35,17 @@ Plan Resident(int64_t rows, int index, int cluster) {
 Plan Streamed(int64_t rows) { return {Path::kStreamed, 0, rows, kStreamedThreads, 1, 0}; }
 
 // Neighbouring threads have neighbouring positions; more than one of them share a row where the
-// positions alone would leave the chip idle, or the row is long.
+// positions alone would leave the chip idle, or the row is long. Not so many that a tile is
+// narrower than the 32 bytes that move at once.
 Plan PlanTiles(const LossCall& call, Path path) {
   constexpr int64_t kEnoughPositions = 1 << 17;
   constexpr int64_t kClassesPerLane = 16;
+  constexpr int64_t kSectorBytes = 32;
+  const int64_t bytes = BytesOf(static_cast<ElementType>(call.type));
+  const int64_t most =
+      call.positions() >= kEnoughPositions ? 4 : kStridedThreads * bytes / kSectorBytes;
   int lanes = call.inner == 1 ? 32 : 1;
-  const bool many = call.positions() >= kEnoughPositions;
-  while (lanes < 32 && lanes * kClassesPerLane < call.classes && !(many && lanes >= 4)) lanes *= 2;
+  while (lanes < 32 && lanes < most && lanes * kClassesPerLane < call.classes) lanes *= 2;
   const int64_t blocks = CeilDiv(call.positions() * lanes, kStridedThreads);
   return {path, 0, blocks, kStridedThreads, 1, lanes};
 }

@@ -151,7 +151,7 @@ inline const char* IsCaptured(Stream, bool* captured) {
 }
 
 template <class Arguments>
-const char* LargestCluster(void (*)(Arguments), int, int* blocks) {
+const char* LargestCluster(void (*)(Arguments), int, int, int* blocks) {
   *blocks = ChosenLargestCluster();
   return nullptr;
 }

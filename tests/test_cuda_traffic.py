@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""What the CUDA kernels read and write, counted as their PTX runs in sectors of 32 bytes.
+
+A row that stays on chip is read once and written once. `make test-ptx` runs these.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import pytest
+
+from tests import cuda_calls, cuda_on_host
+from tests.cases import DTYPES, HARD, SOFT
+from tests.test_cuda_paths import draw
+
+pytestmark = pytest.mark.skipif(cuda_on_host.AS_PTX is None, reason="make test-ptx counts them")
+
+SECTOR = 32
+# What a row has beside its classes, and the sectors at its ends that two threads touch.
+EXTRA = 0.15
+WRITES = {("loss",): 0, ("loss", "dlogits"): 1}
+every_output = pytest.mark.parametrize("outputs", WRITES, ids="-".join)
+every_loss = pytest.mark.parametrize("loss", [HARD, SOFT])
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def moved(
+    shape: tuple[int, ...], loss: str, dtype: str, outputs: Sequence[str], path: str
+) -> tuple[float, float]:
+    """How often the inputs are read and the gradient is written, were nothing kept in caches."""
+    arrays = draw(loss, shape, 1, dtype)
+    for name in ("class_weights", "sample_weights"):
+        del arrays[name]
+    settings = {"axis": 1, "reduction": "none"}
+    soft = loss == SOFT
+    assert cuda_calls.path_of(settings, arrays, soft=soft) == path
+    sectors = (ctypes.c_int64 * 2)()
+    cuda_on_host.library().TakeSectors(sectors)
+    cuda_calls.run(settings, arrays, soft=soft, outputs=outputs)
+    cuda_on_host.library().TakeSectors(sectors)
+    read, written = (SECTOR * count for count in sectors)
+    row = arrays["logits"].nbytes
+    return read / (row + arrays["labels"].nbytes), written / row
+
+
+# Each residence, in clusters of 2 to 16 too; a loss alone of these is read once in any case.
+@every_dtype
+@every_loss
+@every_output
+@pytest.mark.parametrize("classes", [2000, 4000, 7000, 32000, 50257, 128256])
+def test_a_row_on_chip_is_read_once(
+    classes: int, outputs: tuple[str, ...], loss: str, dtype: str
+) -> None:
+    read, written = moved((2, classes), loss, dtype, outputs, "resident")
+    assert 1 <= read < 1 + EXTRA
+    assert WRITES[outputs] <= written < WRITES[outputs] + EXTRA
+
+
+@every_output
+def test_a_row_that_no_cluster_holds_is_read_twice(outputs: tuple[str, ...]) -> None:
+    read, written = moved((1, 263001), HARD, "float32", outputs, "streamed")
+    assert 1 + WRITES[outputs] <= read < 1 + WRITES[outputs] + EXTRA
+    assert WRITES[outputs] <= written < WRITES[outputs] + EXTRA
+
+
+@every_dtype
+@every_loss
+@every_output
+def test_neighbouring_positions_share_sectors(
+    outputs: tuple[str, ...], loss: str, dtype: str
+) -> None:
+    """A gradient's second reading is of what the block has read before."""
+    read, written = moved((2, 3000, 64), loss, dtype, outputs, "strided")
+    assert 1 + WRITES[outputs] <= read < 1 + WRITES[outputs] + EXTRA
+    assert WRITES[outputs] <= written < WRITES[outputs] + EXTRA

@@ -43,7 +43,10 @@ Run = Callable[..., np.ndarray]
 
 @pytest.fixture(scope="module")
 def run_ptx(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs `body` once for each input; what it wrote, and in `sectors` what it touched."""
+    """Runs the bodies, which may overlap, and returns what they wrote.
+
+    `sectors` becomes what the last one read and wrote.
+    """
     built = tmp_path_factory.mktemp("ptx") / "libptx.so"
     call = [cuda_on_host.compiler(), *cuda_on_host.EXACT, str(cuda_on_host.CPP / "ptx_call.cc")]
     cuda_on_host.link(built, [*cuda_on_host.interpreter(), call])
@@ -51,9 +54,8 @@ def run_ptx(tmp_path_factory: pytest.TempPathFactory) -> Run:
     function.restype = ctypes.c_char_p
 
     def run(
-        body: str,
+        *bodies: str,
         given: np.ndarray,
-        *,
         dtype: type = np.uint32,
         threads: int = 32,
         cluster: int = 1,
@@ -64,14 +66,15 @@ def run_ptx(tmp_path_factory: pytest.TempPathFactory) -> Run:
         begin = -memory.ctypes.data % 32 // given.itemsize
         inputs, outputs = memory[:, begin : begin + given.size]
         inputs[:] = given
-        text = KERNEL.format(size=given.itemsize, body=body)
         pointers = (ctypes.c_uint64 * 2)(inputs.ctypes.data, outputs.ctypes.data)
         counted = (ctypes.c_int64 * 2)()
-        blocks = given.size // threads
-        grid = (ctypes.c_int64(blocks), threads, cluster)
-        failure = function(text.encode(), b"kernel", *grid, pointers, counted)
-        if failure is not None:
-            raise RuntimeError(failure.decode())
+        blocks = ctypes.c_int64(given.size // threads)
+        for number, body in enumerate(bodies):
+            text = KERNEL.format(size=given.itemsize, body=body).encode()
+            grid = (blocks, threads, cluster, number > 0)
+            failure = function(text, b"kernel", *grid, pointers, counted)
+            if failure is not None:
+                raise RuntimeError(failure.decode())
         if sectors is not None:
             sectors[:] = counted
         return outputs.view(dtype).copy()
@@ -141,18 +144,18 @@ def test_instructions(
 ) -> None:
     """Wrapping, shifts beyond a register, comparisons with nan, pairs, which half comes first."""
     body = f"ld.global.u32 %r5, [%rd5]; {operation} st.global.u32 [%rd6], %r6;"
-    result = run_ptx(body, given)
+    result = run_ptx(body, given=given)
     np.testing.assert_array_equal(result, expected.astype(np.int64).astype(np.uint32))
 
 
 def test_exponentials_are_as_far_off_as_a_gpu_s_may_be(run_ptx: Run) -> None:
     x = np.linspace(-120, 0, 4096, dtype=np.float32)
     body = "ld.global.f32 %f1, [%rd5]; ex2.approx.ftz.f32 %f2, %f1; st.global.f32 [%rd6], %f2;"
-    result = run_ptx(body, x, dtype=np.float32)
+    result = run_ptx(body, given=x, dtype=np.float32)
     error = result / np.exp2(x.astype(np.float64)) - 1
     for worst in (error.max(), -error.min()):
         assert 2**-22 < worst < 2**-22 + 2**-24  # its rounding
-    small = run_ptx(body, np.float32([-200, -127, -125, -0.0] * 8), dtype=np.float32)
+    small = run_ptx(body, given=np.float32([-200, -127, -125, -0.0] * 8), dtype=np.float32)
     assert small[:2].tolist() == [0, 0] and small[2] > 0 and small[3] == 1
 
 
@@ -172,7 +175,7 @@ $out:
 
 def test_lanes_that_part_meet_again(run_ptx: Run) -> None:
     counts = np.arange(64, dtype=np.uint32) * 7 % 40
-    result = run_ptx(LOOP, counts)
+    result = run_ptx(LOOP, given=counts)
     np.testing.assert_array_equal(result, counts.reshape(-1, 2)[:, ::-1].ravel())
 
 
@@ -205,7 +208,7 @@ TOGETHER = "barrier.cluster.arrive; barrier.cluster.wait;"
 def test_blocks_share_memory(run_ptx: Run, cluster: int) -> None:
     given = np.arange(4 * 96, dtype=np.uint32)
     body = SHARE.format(barrier=TOGETHER, leave=TOGETHER)
-    result = run_ptx(body, given, threads=96, cluster=cluster)
+    result = run_ptx(body, given=given, threads=96, cluster=cluster)
     expected = given.reshape(4 // cluster, -1)[:, ::-1].ravel()
     np.testing.assert_array_equal(result, expected)
 
@@ -215,7 +218,7 @@ def test_a_missing_barrier_shows(run_ptx: Run, missing: str) -> None:
     """Blocks run one by one, and the memory of one that has ended is no more."""
     barriers = {"barrier": TOGETHER, "leave": TOGETHER, missing: ""}
     given = np.arange(4 * 96, dtype=np.uint32)
-    result = run_ptx(SHARE.format(**barriers), given, threads=96, cluster=4)
+    result = run_ptx(SHARE.format(**barriers), given=given, threads=96, cluster=4)
     assert (result == 2**32 - 1).any()
 
 
@@ -240,18 +243,33 @@ APART = "setp.ne.s32 %p1, %r1, 0; @%p1 "
 )
 def test_faults(run_ptx: Run, body: str, fault: str) -> None:
     with pytest.raises(RuntimeError, match=fault):
-        run_ptx(body, np.zeros(64, np.uint32), threads=64)
+        run_ptx(body, given=np.zeros(64, np.uint32), threads=64)
+
+
+COPY = "ld.global.u32 %r5, [%rd5]; st.global.u32 [%rd6], %r5;"
+DOUBLE = "ld.global.u32 %r5, [%rd6]; add.s32 %r5, %r5, %r5; st.global.u32 [%rd6], %r5;"
+START, WAIT = "griddepcontrol.launch_dependents;", "griddepcontrol.wait;"
+
+
+def test_launches_that_overlap_wait_for_what_they_touch(run_ptx: Run) -> None:
+    given = np.arange(96, dtype=np.uint32)
+    result = run_ptx(START + COPY, START + WAIT + DOUBLE, WAIT + DOUBLE, given=given)
+    np.testing.assert_array_equal(result, 4 * given)
+    with pytest.raises(RuntimeError, match="touches what a launch before may be writing still"):
+        run_ptx(COPY, DOUBLE + WAIT, given=given)
+    with pytest.raises(RuntimeError, match="ends before the launch before it"):
+        run_ptx(COPY, "", given=given)
 
 
 def test_sectors(run_ptx: Run) -> None:
     """Neighbours share one; each far from another has its own, and shared memory has none."""
     given, near, far = np.zeros(64, np.uint32), [0, 0], [0, 0]
-    run_ptx("ld.global.u32 %r5, [%rd5]; st.global.u32 [%rd6], %r5;", given, sectors=near)
+    run_ptx(COPY, given=given, sectors=near)
     assert near == [8, 8]
     # Each of eight times 32 threads has the whole of one.
     body = "mul.wide.s32 %rd7, %r1, 32; add.s64 %rd8, %rd3, %rd7; ld.global.u32 %r5, [%rd8];"
-    run_ptx(body, np.zeros(8 * 32, np.uint32), sectors=far)
+    run_ptx(body, given=np.zeros(8 * 32, np.uint32), sectors=far)
     assert far == [256, 0]
     body = "mov.u32 %r5, kept; ld.shared.u32 %r6, [%r5]; st.global.u32 [%rd6], %r6;"
-    run_ptx(body, given, sectors=near)
+    run_ptx(body, given=given, sectors=near)
     assert near == [0, 8]

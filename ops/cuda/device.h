@@ -100,6 +100,19 @@ ONNXLOSS_DEVICE void AwaitCluster() {
 #endif
 }
 
+// Launches of one call may overlap, from sm_90 on: the next one's blocks may begin as soon as all
+// blocks of this one have said so, and wait for its end before they touch what it writes.
+ONNXLOSS_DEVICE void StartNext() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+ONNXLOSS_DEVICE void AwaitPrevious() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // The object of another block of the cluster that lies where `own` lies in this one.
 template <class Value>
 ONNXLOSS_DEVICE const Value& InBlock(const Value& own, int rank) {
@@ -212,22 +225,36 @@ const char* AllowAnyCluster(void (*kernel)(Arguments)) {
 // What every chip with clusters has; a kernel asks for more.
 constexpr int kPortableCluster = 8;
 
-// Runs kernel(arguments) on `blocks` times `threads`, in clusters of `cluster` blocks.
+// Blocks, threads of a block, and blocks of a cluster.
+struct Grid {
+  int64_t blocks;
+  int threads;
+  int cluster;
+};
+
+// Runs kernel(arguments); `overlaps`: with the launch before, for which the kernel waits.
 template <class Arguments>
-const char* Launch(void (*kernel)(Arguments), int64_t blocks, int threads, int cluster,
-                   Stream stream, const Arguments& arguments) {
+const char* Launch(void (*kernel)(Arguments), const Grid& grid, bool overlaps, Stream stream,
+                   const Arguments& arguments) {
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(grid.threads));
   config.stream = stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = static_cast<unsigned>(cluster);
-  attribute.val.clusterDim.y = 1;
-  attribute.val.clusterDim.z = 1;
-  config.attrs = &attribute;
-  config.numAttrs = cluster > 1 ? 1 : 0;
-  if (cluster > kPortableCluster) {
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (grid.cluster > 1) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = static_cast<unsigned>(grid.cluster);
+    attribute.val.clusterDim.y = 1;
+    attribute.val.clusterDim.z = 1;
+  }
+  if (overlaps) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (grid.cluster > kPortableCluster) {
     const char* failure = AllowAnyCluster(kernel);
     if (failure != nullptr) return failure;
   }

@@ -77,6 +77,8 @@ class Launcher {
     queue_.Check(device::LargestCluster(KernelsFor(call_).resident[kWidest],
                                         kResidences[kWidest].threads, kLargestCluster,
                                         &largest_cluster));
+    // One generation of chips brought both.
+    if (largest_cluster > 1) queue_.LetOverlap();
     Arguments arguments = {};
     arguments.call = call_;
     arguments.known_denominator = KnownDenominator();
@@ -124,7 +126,7 @@ class Launcher {
     const int64_t blocks = SumBlocks(call_.positions() * given.of.class_lanes);
     given.target = target;
     if (blocks > 1 && NeedsDenominator(call_)) given.target.partials = scratch_.partials;
-    queue_.Start(KernelsFor(call_).weigh, blocks, kSumThreads, 1, given);
+    queue_.Start(KernelsFor(call_).weigh, {blocks, kSumThreads, 1}, given);
     if (blocks > 1 && NeedsDenominator(call_)) queue_.SumPartials(target, blocks);
   }
 
@@ -132,22 +134,22 @@ class Launcher {
     arguments.losses = call_.reduced != 0 ? scratch_.losses : call_.loss;
     arguments.class_lanes = plan.class_lanes;
     const KernelTable& kernels = KernelsFor(call_);
+    const device::Grid grid = {plan.blocks, plan.threads, plan.cluster};
     switch (plan.path) {
       case Path::kNothing:
         break;
       case Path::kResident:
-        queue_.Start(kernels.resident[plan.residence], plan.blocks, plan.threads, plan.cluster,
-                     arguments);
+        queue_.Start(kernels.resident[plan.residence], grid, arguments);
         break;
       case Path::kStreamed:
-        queue_.Start(call_.softcap > 0 ? kernels.streamed_capped : kernels.streamed, plan.blocks,
-                     plan.threads, 1, arguments);
+        queue_.Start(call_.softcap > 0 ? kernels.streamed_capped : kernels.streamed, grid,
+                     arguments);
         break;
       case Path::kStrided:
-        queue_.Start(kernels.strided, plan.blocks, plan.threads, 1, arguments);
+        queue_.Start(kernels.strided, grid, arguments);
         break;
       case Path::kProbabilities:
-        queue_.Start(kernels.probabilities, plan.blocks, plan.threads, 1, arguments);
+        queue_.Start(kernels.probabilities, grid, arguments);
         break;
     }
   }
@@ -155,7 +157,8 @@ class Launcher {
   void RunLabelGradients(Arguments arguments) {
     const Plan plan = PlanForLabelGradients(call_);
     arguments.class_lanes = plan.class_lanes;
-    queue_.Start(KernelsFor(call_).label_gradients, plan.blocks, plan.threads, 1, arguments);
+    queue_.Start(KernelsFor(call_).label_gradients, {plan.blocks, plan.threads, plan.cluster},
+                 arguments);
   }
 
   void SumLosses(const Arguments& arguments) {

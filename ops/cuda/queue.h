@@ -35,13 +35,18 @@ class Queue {
     if (failure_ == nullptr) failure_ = failure;
   }
 
+  // From here on a launch may begin before the one that was started before it has ended.
+  void LetOverlap() { overlaps_ = true; }
+
   template <class Given>
-  void Start(void (*kernel)(Given), int64_t blocks, int threads, int cluster, const Given& given) {
+  void Start(void (*kernel)(Given), const device::Grid& grid, const Given& given) {
     constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;
-    if (blocks > kMostBlocks) Check("more positions than a grid of blocks has room for");
+    if (grid.blocks > kMostBlocks) Check("more positions than a grid of blocks has room for");
     if (failure_ == nullptr) {
-      Check(device::Launch(kernel, blocks, threads, cluster, stream_, given));
+      // The first may not: what others launched says nothing of its end.
+      Check(device::Launch(kernel, grid, overlaps_ && started_, stream_, given));
     }
+    started_ = true;
   }
 
   // Of what must be done anew each time.
@@ -62,14 +67,14 @@ class Queue {
     const int64_t blocks = SumBlocks(count);
     SumTarget first = target;
     if (blocks > 1) first.partials = partials_;
-    Start(wide_ ? Sum<double, double> : Sum<float, float>, blocks, kSumThreads, 1,
+    Start(wide_ ? Sum<double, double> : Sum<float, float>, {blocks, kSumThreads, 1},
           SumArguments{values, count, first});
     if (blocks > 1) SumPartials(target, blocks);
   }
 
   // The sum of `count` partial sums, in their memory already.
   void SumPartials(const SumTarget& target, int64_t count) {
-    Start(wide_ ? Sum<double, double> : Sum<double, float>, 1, kSumThreads, 1,
+    Start(wide_ ? Sum<double, double> : Sum<double, float>, {1, kSumThreads, 1},
           SumArguments{partials_, count, target});
   }
 
@@ -77,6 +82,8 @@ class Queue {
   const device::Stream stream_;
   const bool wide_;
   double* const partials_;
+  bool overlaps_ = false;
+  bool started_ = false;
   const char* failure_ = nullptr;
 };
 

@@ -45,6 +45,7 @@ ResidentRows(const Arguments arguments) {
   constexpr int kVectors = kResidences[kResidence].vectors;
   constexpr int kThreads = kResidences[kResidence].threads;
 
+  device::StartNext();
   const Problem<T, Row> problem(arguments);
   Seat seat = FindSeat<kLanes, kThreads>();
   // Threads of a warp that have no row go along, since the others shuffle with them.

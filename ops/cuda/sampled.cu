@@ -130,8 +130,9 @@ void TakeDrawn(const SampledScratch& scratch, Queue* queue, SampledCall* call) {
   const int64_t chunks = (Columns(*call) + kSampledThreads - 1) / kSampledThreads;
   const int64_t blocks = chunks * ((call->rows + kCountRows - 1) / kCountRows);
   if (blocks == 0) return;
-  queue->Start(IsWide(*call) ? CountExpected<double> : CountExpected<float>, blocks,
-               kSampledThreads, 1, CountArguments{*call, scratch.counts, LogRange(call->classes)});
+  queue->Start(IsWide(*call) ? CountExpected<double> : CountExpected<float>,
+               {blocks, kSampledThreads, 1},
+               CountArguments{*call, scratch.counts, LogRange(call->classes)});
 }
 
 }  // namespace
@@ -147,8 +148,8 @@ const char* RunSampled(const SampledCall& given, void* memory, void* stream) {
   if (call.reduced != 0) arguments.losses = scratch.losses;
   if (call.mean != 0) arguments.denominator = static_cast<double>(call.rows);
   if (call.rows > 0) {
-    queue.Start(SortSamples, SortedRows(call), kSampledThreads, 1, arguments);
-    queue.Start(RowsOf(call), call.rows, kSampledThreads, 1, arguments);
+    queue.Start(SortSamples, {SortedRows(call), kSampledThreads, 1}, arguments);
+    queue.Start(RowsOf(call), {call.rows, kSampledThreads, 1}, arguments);
   }
   queue.Copy(call.drawn_samples, call.samples, SortedRows(call) * SampleBytes(call));
   queue.Copy(call.drawn_probabilities, call.probabilities,

@@ -24,6 +24,7 @@ StreamedRows(const Arguments arguments) {
   constexpr int kVectors = kStreamedVectors;
   constexpr int64_t kThreads = kStreamedThreads;
 
+  device::StartNext();
   const Problem<T, Row> problem(arguments);
   const int64_t position = device::BlockIndex();
   const int64_t thread = device::ThreadIndex();

@@ -166,6 +166,7 @@ struct Result {
 template <class T, class Row, class Acc>
 ONNXLOSS_DEVICE Result<Acc> FinishRow(const Problem<T, Row>& problem, int64_t position,
                                       const Label<Acc>& label, const Summary<Acc>& summary) {
+  device::AwaitPrevious();  // the weights and the denominator are written
   const RowSoftmax<Acc> softmax = Finish(summary.stats);
   const Acc lse = LogSumExp(softmax);
   Target<Acc> target = {softmax.max, 0, 0};

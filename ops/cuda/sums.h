@@ -54,6 +54,8 @@ struct SumArguments {
 template <class Value, class S>
 ONNXLOSS_KERNEL(kSumThreads)
 Sum(const SumArguments arguments) {
+  device::StartNext();
+  device::AwaitPrevious();
   // Thread t of the grid sums values t, t + threads, and so on.
   const Value* values = static_cast<const Value*>(arguments.values);
   const int64_t step = device::GridBlocks() * kSumThreads;
@@ -105,6 +107,8 @@ template <class T, class Row>
 ONNXLOSS_KERNEL(kSumThreads)
 WeighPositions(const WeighArguments arguments) {
   using Acc = Accumulator<T>;
+  device::StartNext();
+  device::AwaitPrevious();
   const Problem<T, Row> problem(arguments.of);
   const LossCall& call = problem.call;
   const int64_t columns = kSumThreads / arguments.of.class_lanes;

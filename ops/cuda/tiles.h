@@ -89,6 +89,7 @@ ONNXLOSS_KERNEL(kStridedThreads)
 StridedRows(const Arguments arguments) {
   using Acc = Accumulator<T>;
 
+  device::StartNext();
   const Problem<T, Row> problem(arguments);
   const TileSeat seat = FindTileSeat<kStridedThreads>(arguments, device::BlockIndex());
   const int64_t classes = problem.call.classes;
@@ -243,6 +244,8 @@ ONNXLOSS_KERNEL(kStridedThreads)
 ProbabilityRows(const Arguments arguments) {
   using Acc = Accumulator<T>;
 
+  device::StartNext();
+  device::AwaitPrevious();
   const Problem<T, Row> problem(arguments);
   const TileSeat seat = FindTileSeat<kStridedThreads>(arguments, device::BlockIndex());
   ProbabilityWalk<T, Row> walk(problem, seat);
@@ -263,6 +266,8 @@ template <class T, class Row>
 ONNXLOSS_KERNEL(kStridedThreads)
 LabelGradients(const Arguments arguments) {
   using Acc = Accumulator<T>;
+  device::StartNext();
+  device::AwaitPrevious();
   const Problem<T, Row> problem(arguments);
   const TileSeat seat = FindTileSeat<kStridedThreads>(arguments, device::BlockIndex());
   ProbabilityWalk<T, Row> walk(problem, seat);

@@ -59,6 +59,9 @@ inline void SyncBlock() { emulator::SyncBlock(); }
 inline void SyncCluster() { emulator::SyncCluster(); }
 inline void ArriveAtCluster() { emulator::ArriveAtCluster(); }
 inline void AwaitCluster() { emulator::AwaitCluster(); }
+// Each launch has ended before the next.
+inline void StartNext() {}
+inline void AwaitPrevious() {}
 
 template <class Value>
 Value ShuffleXor(Value value, int mask) {
@@ -129,10 +132,16 @@ Pair<T> Lesser(Pair<T> best, Pair<T> x) {
 
 using Stream = void*;
 
+struct Grid {
+  int64_t blocks;
+  int threads;
+  int cluster;
+};
+
 template <class Arguments>
-const char* Launch(void (*kernel)(Arguments), int64_t blocks, int threads, int cluster, Stream,
+const char* Launch(void (*kernel)(Arguments), const Grid& grid, bool, Stream,
                    const Arguments& arguments) {
-  emulator::Run(blocks, threads, cluster, [&] { kernel(arguments); });
+  emulator::Run(grid.blocks, grid.threads, grid.cluster, [&] { kernel(arguments); });
   return nullptr;
 }
 

@@ -132,6 +132,8 @@ class Reader {
         {"barrier.cluster.arrive", Step::kArriveAtCluster},
         {"barrier.cluster.arrive.relaxed", Step::kArriveAtCluster},
         {"barrier.cluster.wait", Step::kAwaitCluster},
+        {"griddepcontrol.launch_dependents", Step::kStartNext},
+        {"griddepcontrol.wait", Step::kAwaitPrevious},
     };
     const auto found = kSteps.find(operation);
     if (found == kSteps.end()) return false;
@@ -264,10 +266,11 @@ const Kernel& Module::Find(const std::string& name) {
 }
 
 Warp::Warp(const Kernel& kernel, const Launch& launch, std::vector<Block>& cluster, int64_t block,
-           int first_thread)
+           int first_thread, Traffic* traffic)
     : kernel_(kernel),
       launch_(launch),
       cluster_(cluster),
+      traffic_(*traffic),
       rank_(static_cast<int>(block % launch.cluster)),
       registers_(static_cast<size_t>(kernel.registers) * kWarp) {
   for (int lane = 0; lane < kWarp; ++lane) {
@@ -345,6 +348,11 @@ void Warp::Decide(const Instruction& at, uint32_t lanes) {
       });
       SetStates(taking, State::kAtCluster);
       break;
+    case Step::kStartNext:
+      break;
+    case Step::kAwaitPrevious:
+      block().has_waited = true;
+      break;
   }
 }
 
@@ -390,7 +398,7 @@ uint64_t Warp::Address(const Instruction& at, int lane) const {
 char* Warp::Place(const Instruction& at, int lane, size_t bytes) {
   const uint64_t address = Address(at, lane);
   if (address % bytes != 0) Fail(at, "has an address on no boundary of its size");
-  std::vector<char>& shared = cluster_[static_cast<size_t>(rank_)].shared;
+  std::vector<char>& shared = block().shared;
   switch (at.space) {
     case Space::kGlobal:
       break;
@@ -413,7 +421,7 @@ bool Warp::IsShared(uint64_t generic) const {
 }
 
 // What is on a boundary of its size lies in one sector.
-int64_t Warp::SectorsOf(const Instruction& at, uint32_t lanes) const {
+std::vector<uint64_t> Warp::SectorsOf(const Instruction& at, uint32_t lanes) const {
   constexpr uint64_t kSectorBytes = 32;
   std::vector<uint64_t> sectors;
   ForEach(lanes, [&](int lane) {
@@ -421,19 +429,28 @@ int64_t Warp::SectorsOf(const Instruction& at, uint32_t lanes) const {
     if (at.space == Space::kGlobal && !IsShared(address)) sectors.push_back(address / kSectorBytes);
   });
   std::sort(sectors.begin(), sectors.end());
-  return std::unique(sectors.begin(), sectors.end()) - sectors.begin();
+  sectors.erase(std::unique(sectors.begin(), sectors.end()), sectors.end());
+  const bool waits = launch_.overlaps && !block().has_waited;
+  for (const uint64_t sector : sectors) {
+    if (waits && traffic_.in_flight.count(sector) != 0) {
+      Fail(at, "touches what a launch before may be writing still");
+    }
+  }
+  return sectors;
 }
 
 void Warp::CountRead(const Instruction& at, uint32_t lanes) {
-  launch_.sectors->read += SectorsOf(at, lanes);
+  traffic_.sectors_read += static_cast<int64_t>(SectorsOf(at, lanes).size());
 }
 
 void Warp::CountWritten(const Instruction& at, uint32_t lanes) {
-  launch_.sectors->written += SectorsOf(at, lanes);
+  const std::vector<uint64_t> sectors = SectorsOf(at, lanes);
+  traffic_.sectors_written += static_cast<int64_t>(sectors.size());
+  traffic_.written.insert(sectors.begin(), sectors.end());
 }
 
 uint64_t Warp::GenericOfShared(uint64_t offset) const {
-  return reinterpret_cast<uint64_t>(cluster_[static_cast<size_t>(rank_)].shared.data()) + offset;
+  return reinterpret_cast<uint64_t>(block().shared.data()) + offset;
 }
 
 uint64_t Warp::InBlock(uint64_t generic, uint32_t rank) const {
@@ -498,14 +515,15 @@ void ReleaseAtCluster(const std::vector<Block>& cluster) {
 
 }  // namespace
 
-void Run(const Kernel& kernel, const Launch& launch) {
+void Run(const Kernel& kernel, const Launch& launch, Traffic* traffic) {
+  if (!launch.overlaps) traffic->in_flight.clear();
   for (int64_t first = 0; first < launch.blocks; first += launch.cluster) {
     std::vector<Block> cluster(static_cast<size_t>(launch.cluster));
     for (size_t rank = 0; rank < cluster.size(); ++rank) {
       cluster[rank].shared.assign(kernel.shared_bytes, kUnwritten);
       for (int thread = 0; thread < launch.threads; thread += kWarp) {
         cluster[rank].warps.push_back(std::make_unique<Warp>(
-            kernel, launch, cluster, first + static_cast<int64_t>(rank), thread));
+            kernel, launch, cluster, first + static_cast<int64_t>(rank), thread, traffic));
       }
     }
     const auto is_done = [&] { return std::all_of(cluster.begin(), cluster.end(), IsDone); };
@@ -513,13 +531,20 @@ void Run(const Kernel& kernel, const Launch& launch) {
       bool moved = false;
       for (Block& block : cluster) {
         moved |= RunBlock(block);
+        if (!IsDone(block)) continue;
         // Its memory is another's now.
-        if (IsDone(block)) std::fill(block.shared.begin(), block.shared.end(), kUnwritten);
+        std::fill(block.shared.begin(), block.shared.end(), kUnwritten);
+        // Who awaits this launch counts on it for those before.
+        if (launch.overlaps && !block.has_waited) {
+          throw std::runtime_error(kernel.name + " ends before the launch before it");
+        }
       }
       if (!moved) throw std::runtime_error(kernel.name + ": some threads never reach a barrier");
       ReleaseAtCluster(cluster);
     }
   }
+  traffic->in_flight.merge(traffic->written);
+  traffic->written.clear();
 }
 
 }  // namespace onnxloss::ptx

@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -32,7 +33,17 @@ void ForEach(uint32_t lanes, Visitor visitor) {
   }
 }
 
-enum class Step { kWork, kBranch, kExit, kShuffle, kSyncBlock, kArriveAtCluster, kAwaitCluster };
+enum class Step {
+  kWork,
+  kBranch,
+  kExit,
+  kShuffle,
+  kSyncBlock,
+  kArriveAtCluster,
+  kAwaitCluster,
+  kStartNext,
+  kAwaitPrevious,
+};
 enum class Space { kGlobal, kShared, kParameters };
 
 // Operands are registers by their numbers; constants and addresses of variables have registers too.
@@ -75,23 +86,28 @@ class Module {
 
 // What moves between the memory of a GPU and its caches, were nothing kept there: parts of 32 bytes
 // that the lanes of a warp touch at once.
-struct Sectors {
-  int64_t read = 0;
-  int64_t written = 0;
+struct Traffic {
+  int64_t sectors_read = 0;
+  int64_t sectors_written = 0;
+  // What this launch writes, and what those before it wrote that may be running still: one that
+  // does not overlap has awaited all.
+  std::unordered_set<uint64_t> written;
+  std::unordered_set<uint64_t> in_flight;
 };
 
 struct Launch {
   int64_t blocks;
   int threads;
   int cluster;
+  bool overlaps;  // with the launches before
   const void* parameters;
-  Sectors* sectors;  // to add to
 };
 
-// Throws std::runtime_error of what a GPU would not do.
-void Run(const Kernel& kernel, const Launch& launch);
+// Throws std::runtime_error of what a GPU would not do, or not surely.
+void Run(const Kernel& kernel, const Launch& launch, Traffic* traffic);
 
 struct Block {
+  bool has_waited = false;  // for the launches before
   std::vector<char> shared;
   std::vector<std::unique_ptr<Warp>> warps;
 };
@@ -101,7 +117,7 @@ class Warp {
   enum class State : uint8_t { kRunning, kAtShuffle, kAtBlock, kAtCluster, kDone };
 
   Warp(const Kernel& kernel, const Launch& launch, std::vector<Block>& cluster, int64_t block,
-       int first_thread);
+       int first_thread, Traffic* traffic);
 
   // Until no lane can go on by itself.
   void Run();
@@ -140,7 +156,8 @@ class Warp {
   void Decide(const Instruction& at, uint32_t lanes);
   uint64_t Address(const Instruction& at, int lane) const;
   bool IsShared(uint64_t generic) const;
-  int64_t SectorsOf(const Instruction& at, uint32_t lanes) const;
+  std::vector<uint64_t> SectorsOf(const Instruction& at, uint32_t lanes) const;
+  Block& block() const { return cluster_[static_cast<size_t>(rank_)]; }
   void ShuffleOrWait(const Instruction& at, uint32_t lanes);
   uint32_t Unguarded(const Instruction& at, uint32_t lanes) const;
   void SetStates(uint32_t lanes, State state);
@@ -149,6 +166,7 @@ class Warp {
   const Kernel& kernel_;
   const Launch& launch_;
   std::vector<Block>& cluster_;
+  Traffic& traffic_;
   const int rank_;  // of the block in its cluster
   std::vector<uint64_t> registers_;
   int pc_[kWarp] = {};

@@ -32,7 +32,7 @@ std::unordered_map<const void*, Function>& Functions() {
 
 int chosen_largest_cluster = 16;
 bool chosen_capture = false;
-onnxloss::ptx::Sectors sectors;
+onnxloss::ptx::Traffic traffic;
 std::string last_failure;
 
 const Kernel& KernelOf(const void* function) {
@@ -40,13 +40,13 @@ const Kernel& KernelOf(const void* function) {
   return found.module->Find(found.name);
 }
 
-unsigned ClusterOf(const cudaLaunchConfig_t& config) {
+// Of the launch, or null.
+const cudaLaunchAttributeValue* Attribute(const cudaLaunchConfig_t& config,
+                                          cudaLaunchAttributeID id) {
   for (unsigned i = 0; i < config.numAttrs; ++i) {
-    if (config.attrs[i].id == cudaLaunchAttributeClusterDimension) {
-      return config.attrs[i].val.clusterDim.x;
-    }
+    if (config.attrs[i].id == id) return &config.attrs[i].val;
   }
-  return 1;
+  return nullptr;
 }
 
 void LaunchKernel(const cudaLaunchConfig_t& config, const void* function, void** arguments) {
@@ -54,7 +54,10 @@ void LaunchKernel(const cudaLaunchConfig_t& config, const void* function, void**
   const auto refuse = [&](const char* what) {
     throw std::runtime_error(kernel.name + " is launched " + what);
   };
-  const unsigned cluster = ClusterOf(config);
+  const auto* dimension = Attribute(config, cudaLaunchAttributeClusterDimension);
+  const unsigned cluster = dimension == nullptr ? 1 : dimension->clusterDim.x;
+  const bool overlaps =
+      Attribute(config, cudaLaunchAttributeProgrammaticStreamSerialization) != nullptr;
   const unsigned blocks = config.gridDim.x;
   const unsigned threads = config.blockDim.x;
   if (blocks == 0 || threads == 0) refuse("with no threads");
@@ -64,9 +67,12 @@ void LaunchKernel(const cudaLaunchConfig_t& config, const void* function, void**
   if (cluster > kPortableCluster && !Functions().at(function).any_cluster) {
     refuse("in clusters that it has not been allowed");
   }
+  if (overlaps && chosen_largest_cluster == 1) refuse("as only newer chips can");
   if (config.dynamicSmemBytes != 0) refuse("with dynamic shared memory");
-  onnxloss::ptx::Run(kernel, {blocks, static_cast<int>(threads), static_cast<int>(cluster),
-                              arguments[0], &sectors});
+  onnxloss::ptx::Run(
+      kernel,
+      {blocks, static_cast<int>(threads), static_cast<int>(cluster), overlaps, arguments[0]},
+      &traffic);
 }
 
 // As the linker leaves it, and at its begin the data: without compression the PTX is a text in it.
@@ -93,9 +99,9 @@ void SetCapture(int captured) { chosen_capture = captured != 0; }
 
 // [read, written] since the last call.
 void TakeSectors(int64_t* taken) {
-  taken[0] = sectors.read;
-  taken[1] = sectors.written;
-  sectors = {};
+  taken[0] = traffic.sectors_read;
+  taken[1] = traffic.sectors_written;
+  traffic.sectors_read = traffic.sectors_written = 0;
 }
 
 void** __cudaRegisterFatBinary(void* fat) {

@@ -207,7 +207,9 @@ def run_call(
     for name, guarded in (*inputs.items(), *results.items()):
         setattr(call, name, guarded.address)
     scratch = Guarded(on, np.empty(on.scratch_bytes(call), np.uint8), 0, written=False)
-    failure = on.run(call, scratch.address, largest_cluster)
+    arrays = (*inputs.values(), *results.values(), scratch)
+    areas = [(array.address, array.end - array.begin) for array in arrays]
+    failure = on.run(call, scratch.address, largest_cluster, areas)
     assert failure is None, failure
     scratch.read()
     for name, guarded in inputs.items():

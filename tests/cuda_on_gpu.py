@@ -48,7 +48,7 @@ class Gpu:
         """What `run` needs."""
         return getattr(self.functions, f"OnnxLossCuda{call.prefix}ScratchBytes")(ctypes.byref(call))
 
-    def run(self, call: ctypes.Structure, scratch: int, _largest_cluster: int = 1) -> str | None:
+    def run(self, call: ctypes.Structure, scratch: int, *_: object) -> str | None:
         """Runs the call on torch's stream and waits; None, or what went wrong."""
         run = getattr(self.functions, f"OnnxLossCudaRun{call.prefix}")
         failure = run(ctypes.byref(call), ctypes.c_void_p(scratch), self.stream())

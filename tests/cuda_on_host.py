@@ -166,11 +166,28 @@ class Host:
         """What `run` needs."""
         return getattr(library(), f"OnnxLossCuda{call.prefix}ScratchBytes")(ctypes.byref(call))
 
-    def run(self, call: ctypes.Structure, scratch: int, largest_cluster: int) -> str | None:
-        """Runs the call; None, or what went wrong."""
+    def run(
+        self,
+        call: ctypes.Structure,
+        scratch: int,
+        largest_cluster: int,
+        areas: list[tuple[int, int]],
+    ) -> str | None:
+        """Runs the call; None, or what went wrong.
+
+        Where PTX runs, that is also what it touches beside `areas`, of an address and bytes each.
+        """
         library().SetLargestCluster(largest_cluster)
         run = getattr(library(), f"OnnxLossCudaRun{call.prefix}")
-        return run(ctypes.byref(call), ctypes.c_void_p(scratch), None)
+        self._let_touch(areas)
+        failure = run(ctypes.byref(call), ctypes.c_void_p(scratch), None)
+        self._let_touch([])
+        return failure
+
+    def _let_touch(self, areas: list[tuple[int, int]]) -> None:
+        if AS_PTX is not None:
+            numbers = [number for area in areas for number in area]
+            library().SetAreas((ctypes.c_uint64 * len(numbers))(*numbers), len(areas))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.skipif(cuda_on_host.AS_PTX is None, reason="make test-p
 SECTOR = 32
 # What a row has beside its classes, and the sectors at its ends that two threads touch.
 EXTRA = 0.15
-WRITES = {("loss",): 0, ("loss", "dlogits"): 1}
+WRITES = {("loss",): 0, ("dlogits",): 1, ("loss", "dlogits"): 1}
 every_output = pytest.mark.parametrize("outputs", WRITES, ids="-".join)
 every_loss = pytest.mark.parametrize("loss", [HARD, SOFT])
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -75,3 +76,16 @@ def test_neighbouring_positions_share_sectors(
     read, written = moved((2, 3000, 64), loss, dtype, outputs, "strided")
     assert 1 + WRITES[outputs] <= read < 1 + WRITES[outputs] + EXTRA
     assert WRITES[outputs] <= written < WRITES[outputs] + EXTRA
+
+
+def test_what_lies_beside_an_array_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test of what runs as PTX shows it; this one, that they can."""
+    run = cuda_on_host.Host.run
+
+    def narrower(host: cuda_on_host.Host, *given: Any) -> str | None:
+        *others, areas = given
+        return run(host, *others, [(begin, count - 1) for begin, count in areas])
+
+    monkeypatch.setattr(cuda_on_host.Host, "run", narrower)
+    with pytest.raises(AssertionError, match="touches what is in no array"):
+        moved((2, 2000), HARD, "float32", ("loss",), "resident")

@@ -401,6 +401,7 @@ char* Warp::Place(const Instruction& at, int lane, size_t bytes) {
   std::vector<char>& shared = block().shared;
   switch (at.space) {
     case Space::kGlobal:
+      if (!MayTouch(address, bytes)) Fail(at, "touches what is in no array");
       break;
     case Space::kShared:
       if (address + bytes > shared.size()) Fail(at, "is beyond the shared memory");
@@ -417,6 +418,13 @@ bool Warp::IsShared(uint64_t generic) const {
   return std::any_of(cluster_.begin(), cluster_.end(), [&](const Block& block) {
     const uint64_t begin = reinterpret_cast<uint64_t>(block.shared.data());
     return generic >= begin && generic < begin + block.shared.size();
+  });
+}
+
+bool Warp::MayTouch(uint64_t generic, size_t bytes) const {
+  if (launch_.areas.empty() || IsShared(generic)) return true;
+  return std::any_of(launch_.areas.begin(), launch_.areas.end(), [&](const Area& area) {
+    return generic >= area.begin && generic + bytes <= area.begin + area.bytes;
   });
 }
 

@@ -95,12 +95,19 @@ struct Traffic {
   std::unordered_set<uint64_t> in_flight;
 };
 
+// A piece of the GPU's memory.
+struct Area {
+  uint64_t begin;
+  uint64_t bytes;
+};
+
 struct Launch {
   int64_t blocks;
   int threads;
   int cluster;
   bool overlaps;  // with the launches before
   const void* parameters;
+  std::vector<Area> areas;  // that it may touch; none where it may touch all
 };
 
 // Throws std::runtime_error of what a GPU would not do, or not surely.
@@ -156,6 +163,7 @@ class Warp {
   void Decide(const Instruction& at, uint32_t lanes);
   uint64_t Address(const Instruction& at, int lane) const;
   bool IsShared(uint64_t generic) const;
+  bool MayTouch(uint64_t generic, size_t bytes) const;
   std::vector<uint64_t> SectorsOf(const Instruction& at, uint32_t lanes) const;
   Block& block() const { return cluster_[static_cast<size_t>(rank_)]; }
   void ShuffleOrWait(const Instruction& at, uint32_t lanes);

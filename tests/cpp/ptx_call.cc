@@ -12,8 +12,8 @@ extern "C" const char* RunPtx(const char* text, const char* kernel, int64_t bloc
   try {
     onnxloss::ptx::Module module(text);
     traffic.sectors_read = traffic.sectors_written = 0;
-    onnxloss::ptx::Run(module.Find(kernel), {blocks, threads, cluster, overlaps != 0, parameters},
-                       &traffic);
+    onnxloss::ptx::Run(module.Find(kernel),
+                       {blocks, threads, cluster, overlaps != 0, parameters, {}}, &traffic);
     sectors[0] = traffic.sectors_read;
     sectors[1] = traffic.sectors_written;
     return nullptr;

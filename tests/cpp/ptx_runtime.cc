@@ -33,6 +33,7 @@ std::unordered_map<const void*, Function>& Functions() {
 int chosen_largest_cluster = 16;
 bool chosen_capture = false;
 onnxloss::ptx::Traffic traffic;
+std::vector<onnxloss::ptx::Area> areas;
 std::string last_failure;
 
 const Kernel& KernelOf(const void* function) {
@@ -69,10 +70,9 @@ void LaunchKernel(const cudaLaunchConfig_t& config, const void* function, void**
   }
   if (overlaps && chosen_largest_cluster == 1) refuse("as only newer chips can");
   if (config.dynamicSmemBytes != 0) refuse("with dynamic shared memory");
-  onnxloss::ptx::Run(
-      kernel,
-      {blocks, static_cast<int>(threads), static_cast<int>(cluster), overlaps, arguments[0]},
-      &traffic);
+  const onnxloss::ptx::Launch launch = {
+      blocks, static_cast<int>(threads), static_cast<int>(cluster), overlaps, arguments[0], areas};
+  onnxloss::ptx::Run(kernel, launch, &traffic);
 }
 
 // As the linker leaves it, and at its begin the data: without compression the PTX is a text in it.
@@ -96,6 +96,12 @@ extern "C" {
 // The tests choose these. Each is a device of its own.
 void SetLargestCluster(int blocks) { chosen_largest_cluster = blocks; }
 void SetCapture(int captured) { chosen_capture = captured != 0; }
+
+// [begin, bytes] of each that the kernels may touch from now on; none: they may touch all.
+void SetAreas(const uint64_t* given, int count) {
+  areas.clear();
+  for (int i = 0; i < count; ++i) areas.push_back({given[2 * i], given[2 * i + 1]});
+}
 
 // [read, written] since the last call.
 void TakeSectors(int64_t* taken) {

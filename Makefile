@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 CPP := $(shell find ops tests/cpp examples -name '*.h' -o -name '*.cc' -o -name '*.cu')
 
+CONFIGURE := PATH="$(abspath $(BIN)):$$PATH" cmake -S . -G Ninja -DCMAKE_BUILD_TYPE=Release
+
 # What a command prints, only where it fails.
 quietly = said=$$($(1) 2>&1) || { echo "$$said" >&2; exit 1; }
 
@@ -111,30 +113,31 @@ screenshots: .venv-view/.installed
 test-sanitizers: $(SANITIZERS:%=test-sanitizer-%) $(VENV)/.installed
 	@echo "The fuzz and the hostile models, on the library with AddressSanitizer"
 	@LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 ONNXLOSS_TEST_LIBRARY=build/sanitizer-address/libonnxloss.so \
+	  ASAN_OPTIONS=detect_leaks=0 ONNXLOSS_TEST_LIBRARY=build/cpp-address/libonnxloss.so \
 	  $(BIN)/python -m pytest --quiet $(TESTERS) --dist=worksteal \
 	  tests/test_fuzz.py tests/test_hostile_models.py
 
 # Without one too: a sanitizer keeps the compiler from vectorising.
-$(SANITIZERS:%=test-sanitizer-%): test-sanitizer-%:
+$(SANITIZERS:%=test-sanitizer-%): test-sanitizer-%: | $(VENV)/.made
 	@echo "C++ tests, sanitizer: $*"
-	@cmake -S . -B build/sanitizer-$* -DCMAKE_BUILD_TYPE=Release -DONNXLOSS_TESTS=ON \
+	@$(CONFIGURE) -B build/cpp-$* -DONNXLOSS_TESTS=ON -DONNXLOSS_CUDA=OFF \
 	  -DCMAKE_CXX_COMPILER=$(CXX) -DONNXLOSS_SANITIZE=$(SANITIZE_$*) >/dev/null
-	@cmake --build build/sanitizer-$* --parallel $$(nproc) >/dev/null
-	@ctest --test-dir build/sanitizer-$* --parallel $$(nproc) --output-on-failure \
-	  >build/sanitizer-$*/ctest.log || { cat build/sanitizer-$*/ctest.log; exit 1; }
-	@grep "tests passed" build/sanitizer-$*/ctest.log
+	@cmake --build build/cpp-$* --parallel $$(nproc) >/dev/null
+	@ctest --test-dir build/cpp-$* --parallel $$(nproc) --output-on-failure \
+	  >build/cpp-$*/ctest.log || { cat build/cpp-$*/ctest.log; exit 1; }
+	@grep "tests passed" build/cpp-$*/ctest.log
 
-# With what ptxas says of each kernel, which nothing but a fresh build tells of all. CUDA's
+# In the folder of the C++ tests without a sanitizer, where the CPU's kernels are compiled already.
+# With what ptxas says of each kernel, which nothing but a fresh compilation tells of all. CUDA's
 # disassembler is a package of its own; without it the SASS goes unread.
 cuda-compile: | $(VENV)/.made
 	@if ! command -v nvcc >/dev/null; then echo "nvcc not found: the CUDA kernels stay uncompiled"; \
-	else echo "Compiling the CUDA kernels" && rm -rf build/cuda && mkdir -p build/cuda && \
-	  PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/cuda -G Ninja -DONNXLOSS_CUDA=ON \
-	    -DCMAKE_CUDA_FLAGS="-Xptxas -v" >build/cuda/configure.log && \
-	  { cmake --build build/cuda --parallel $$(nproc) >build/cuda/build.log 2>&1 || { cat build/cuda/build.log; exit 1; }; } && \
+	else echo "Compiling the CUDA kernels" && rm -rf build/cpp-none/CMakeFiles/onnxloss_cuda.dir && \
+	  $(CONFIGURE) -B build/cpp-none -DONNXLOSS_CUDA=ON -DCMAKE_CUDA_FLAGS="-Xptxas -v" >/dev/null && \
+	  $(call quietly,cmake --build build/cpp-none --target onnxloss --parallel $$(nproc)) && \
+	  echo "$$said" >build/cuda.log && \
 	  { $(PIP) install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm 2>/dev/null || true; } && \
-	  $(BIN)/python tools/check_cuda_build.py build/cuda/build.log build/cuda/libonnxloss.so; fi
+	  $(BIN)/python tools/check_cuda_build.py build/cuda.log build/cpp-none/libonnxloss.so; fi
 
 test-ptx: $(VENV)/.installed
 	@if ! command -v nvcc >/dev/null; then echo "nvcc not found: the CUDA kernels' PTX is not run"; \

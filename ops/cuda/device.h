@@ -8,6 +8,17 @@
 #define ONNXLOSS_TARGET cuda
 #include "rows/math.h"
 
+namespace onnxloss::device {
+
+// Of a launch: blocks, threads of a block, and blocks of a cluster.
+struct Grid {
+  int64_t blocks;
+  int threads;
+  int cluster;
+};
+
+}  // namespace onnxloss::device
+
 #if defined(__CUDACC__)
 
 #include <cuda_runtime.h>
@@ -224,13 +235,6 @@ const char* AllowAnyCluster(void (*kernel)(Arguments)) {
 
 // What every chip with clusters has; a kernel asks for more.
 constexpr int kPortableCluster = 8;
-
-// Blocks, threads of a block, and blocks of a cluster.
-struct Grid {
-  int64_t blocks;
-  int threads;
-  int cluster;
-};
 
 // Runs kernel(arguments); `overlaps`: with the launch before, for which the kernel waits.
 template <class Arguments>

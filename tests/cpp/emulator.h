@@ -132,12 +132,6 @@ Pair<T> Lesser(Pair<T> best, Pair<T> x) {
 
 using Stream = void*;
 
-struct Grid {
-  int64_t blocks;
-  int threads;
-  int cluster;
-};
-
 template <class Arguments>
 const char* Launch(void (*kernel)(Arguments), const Grid& grid, bool, Stream,
                    const Arguments& arguments) {

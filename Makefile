@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 CPP := $(shell find ops tests/cpp examples -name '*.h' -o -name '*.cc' -o -name '*.cu')
 
-CONFIGURE := PATH="$(abspath $(BIN)):$$PATH" cmake -S . -G Ninja -DCMAKE_BUILD_TYPE=Release
+# Of the C++ tests and of the CUDA kernels, which share a folder.
+CONFIGURE = PATH="$(abspath $(BIN)):$$PATH" cmake -S . -G Ninja -DCMAKE_BUILD_TYPE=Release \
+  -DCMAKE_CXX_COMPILER=$(CXX)
 
 # What a command prints, only where it fails.
 quietly = said=$$($(1) 2>&1) || { echo "$$said" >&2; exit 1; }
@@ -121,7 +123,7 @@ test-sanitizers: $(SANITIZERS:%=test-sanitizer-%) $(VENV)/.installed
 $(SANITIZERS:%=test-sanitizer-%): test-sanitizer-%: | $(VENV)/.made
 	@echo "C++ tests, sanitizer: $*"
 	@$(CONFIGURE) -B build/cpp-$* -DONNXLOSS_TESTS=ON -DONNXLOSS_CUDA=OFF \
-	  -DCMAKE_CXX_COMPILER=$(CXX) -DONNXLOSS_SANITIZE=$(SANITIZE_$*) >/dev/null
+	  -DONNXLOSS_SANITIZE=$(SANITIZE_$*) >/dev/null
 	@cmake --build build/cpp-$* --parallel $$(nproc) >/dev/null
 	@ctest --test-dir build/cpp-$* --parallel $$(nproc) --output-on-failure \
 	  >build/cpp-$*/ctest.log || { cat build/cpp-$*/ctest.log; exit 1; }

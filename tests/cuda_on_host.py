@@ -32,9 +32,10 @@ AS_PTX = os.environ.get("ONNXLOSS_CUDA_AS_PTX")
 
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-w", "-ffp-contract=fast", f"-I{OPS}", f"-I{CPP}"]
 # What PTX says is rounded is rounded.
-EXACT = [*FLAGS, "-std=c++20", "-O2", "-ffp-contract=off"]
+EXACT = ["-std=c++20", "-O2", "-ffp-contract=off"]
+CHIP = 90  # sm_90, the first with clusters
 NVCC = ["-std=c++20", "-O3", f"-I{OPS}", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC,-w"]
-NVCC += ["-no-compress", "-gencode", "arch=compute_90,code=compute_90"]
+NVCC += ["-no-compress", "-gencode", f"arch=compute_{CHIP},code=compute_{CHIP}"]
 # ops/ort but for what runs the kernels of the CPU.
 GLUE = (
     "attributes cuda_kernel cuda_sampled_kernel reader register sampled_register sampled_tensors "
@@ -50,10 +51,14 @@ def compiler(variable: str = "CXX", name: str = "c++") -> str:
     return found
 
 
+def compiled(source: Path, *flags: str) -> list[str]:
+    """The command for a source of C++."""
+    return [compiler(), *FLAGS, *flags, str(source)]
+
+
 def plans() -> list[list[str]]:
     """Commands for what decides which kernel runs."""
-    sources = (OPS / "cuda" / "plan.cc", CPP / "cuda_plan.cc")
-    return [[compiler(), *FLAGS, str(source)] for source in sources]
+    return [compiled(OPS / "cuda" / "plan.cc"), compiled(CPP / "cuda_plan.cc")]
 
 
 def kernels() -> list[Path]:
@@ -63,36 +68,34 @@ def kernels() -> list[Path]:
 
 def emulated(*flags: str, main: str = "cuda_on_host.cc") -> list[list[str]]:
     """Commands for the kernels, the emulator and `main`."""
-    command = [compiler(), *FLAGS, *flags]
     # The emulator stays without instrumentation.
     tsan = ["-DONNXLOSS_EMULATOR_TSAN"] if "-fsanitize=thread" in flags else []
     return [
-        *([*command, "-x", "c++", str(source)] for source in kernels()),
-        [*command, str(CPP / main)],
-        [compiler(), *FLAGS, *tsan, str(CPP / "emulator.cc")],
+        *(compiled(source, *flags, "-x", "c++") for source in kernels()),
+        compiled(CPP / main, *flags),
+        compiled(CPP / "emulator.cc", *tsan),
     ]
 
 
 def as_ptx() -> list[list[str]]:
     """Commands for the kernels as PTX, and for what runs it in the place of CUDA's runtime."""
     nvcc = [compiler("CUDACXX", "nvcc"), *NVCC]
-    runtime = [*nvcc, str(CPP / "ptx_runtime.cc")]
+    runtime = [*nvcc, f"-DONNXLOSS_CHIP={CHIP}", str(CPP / "ptx_runtime.cc")]
     return [*([*nvcc, str(source)] for source in kernels()), runtime, *interpreter()]
 
 
 def interpreter() -> list[list[str]]:
     """Commands for what runs PTX."""
-    sources = (CPP / "ptx.cc", CPP / "ptx_instructions.cc")
-    return [[compiler(), *EXACT, str(source)] for source in sources]
+    return [compiled(CPP / name, *EXACT) for name in ("ptx.cc", "ptx_instructions.cc")]
 
 
 def glue() -> list[list[str]]:
     """Commands for what registers the kernels, as operators of the CPU's provider."""
     names = ["-DONNXLOSS_WITH_CUDA", "-DRegisterCustomOps=RegisterOnEveryProvider"]
     return [
-        *([compiler(), *FLAGS, *names, str(OPS / "ort" / f"{stem}.cc")] for stem in GLUE),
-        [compiler(), *FLAGS, str(CPP / "cuda_on_cpu_provider.cc")],
-        [compiler(), *FLAGS, str(OPS / "cpu" / "log_uniform.cc")],
+        *(compiled(OPS / "ort" / f"{stem}.cc", *names) for stem in GLUE),
+        compiled(CPP / "cuda_on_cpu_provider.cc"),
+        compiled(OPS / "cpu" / "log_uniform.cc"),
     ]
 
 
@@ -117,19 +120,13 @@ def link(target: Path, commands: list[list[str]]) -> None:
 
 
 @cache
-def folder() -> Path:
-    """For libraries; it goes when Python ends."""
-    made = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, made)
-    return made
-
-
-@cache
 def library_path() -> str:
     """The kernels as a library of custom operators for the CPU's provider; compiled once."""
     if AS_PTX is not None:
         return AS_PTX
-    built = folder() / "libcuda_on_host.so"
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    built = folder / "libcuda_on_host.so"
     link(built, [*emulated(), *plans(), *glue()])
     return str(built)
 

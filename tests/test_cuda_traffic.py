@@ -46,7 +46,7 @@ def moved(
     return read / (row + arrays["labels"].nbytes), written / row
 
 
-# Each residence, in clusters of 2 to 16 too; a loss alone of these is read once in any case.
+# Rows of a warp, of a block, and of clusters of 2 to 16.
 @every_dtype
 @every_loss
 @every_output

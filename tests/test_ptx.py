@@ -48,7 +48,7 @@ def run_ptx(tmp_path_factory: pytest.TempPathFactory) -> Run:
     `sectors` becomes what the last one read and wrote.
     """
     built = tmp_path_factory.mktemp("ptx") / "libptx.so"
-    call = [cuda_on_host.compiler(), *cuda_on_host.EXACT, str(cuda_on_host.CPP / "ptx_call.cc")]
+    call = cuda_on_host.compiled(cuda_on_host.CPP / "ptx_call.cc", *cuda_on_host.EXACT)
     cuda_on_host.link(built, [*cuda_on_host.interpreter(), call])
     function = ctypes.CDLL(str(built)).RunPtx
     function.restype = ctypes.c_char_p

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "cuda/plan.h"
 
+#include <algorithm>
+
 namespace onnxloss::cuda {
 namespace {
 
@@ -42,10 +44,10 @@ Plan PlanTiles(const LossCall& call, Path path) {
   constexpr int64_t kClassesPerLane = 16;
   constexpr int64_t kSectorBytes = 32;
   const int64_t bytes = BytesOf(static_cast<ElementType>(call.type));
-  const int64_t most =
-      call.positions() >= kEnoughPositions ? 4 : kStridedThreads * bytes / kSectorBytes;
+  const bool many = call.positions() >= kEnoughPositions;
+  const int64_t most = many ? 4 : std::min<int64_t>(32, kStridedThreads * bytes / kSectorBytes);
   int lanes = call.inner == 1 ? 32 : 1;
-  while (lanes < 32 && lanes < most && lanes * kClassesPerLane < call.classes) lanes *= 2;
+  while (lanes < most && lanes * kClassesPerLane < call.classes) lanes *= 2;
   const int64_t blocks = CeilDiv(call.positions() * lanes, kStridedThreads);
   return {path, 0, blocks, kStridedThreads, 1, lanes};
 }

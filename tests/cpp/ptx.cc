@@ -115,7 +115,7 @@ class Reader {
       made.guard = Register(words[0].substr(made.guard_negated ? 2 : 1));
       ++at;
     }
-    std::string operation = words[at++];
+    const std::string& operation = words[at++];
     if (!ReadStep(operation, words, at, &made)) ReadWork(operation, words, at, &made);
     kernel_.code.push_back(made);
     kernel_.lines.push_back(statement);
@@ -148,8 +148,8 @@ class Reader {
   void ReadWork(std::string operation, const std::vector<std::string>& words, size_t at,
                 Instruction* made) {
     const bool stores = operation.compare(0, 3, "st.") == 0;
-    const bool in_memory = stores || operation.compare(0, 3, "ld.") == 0;
-    if (in_memory) operation = ReadMemory(operation, made);
+    const bool loads = operation.compare(0, 3, "ld.") == 0;
+    if (loads || stores) operation = ReadMemory(operation, made);
     if (operation.compare(0, 5, "shfl.") == 0) made->step = Step::kShuffle;
     int results = 0;
     if (!stores) results = ReadOperands(words, &at, made->to);

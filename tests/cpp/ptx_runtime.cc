@@ -36,11 +36,6 @@ onnxloss::ptx::Traffic traffic;
 std::vector<onnxloss::ptx::Area> areas;
 std::string last_failure;
 
-const Kernel& KernelOf(const void* function) {
-  const Function& found = Functions().at(function);
-  return found.module->Find(found.name);
-}
-
 // Of the launch, or null.
 const cudaLaunchAttributeValue* Attribute(const cudaLaunchConfig_t& config,
                                           cudaLaunchAttributeID id) {
@@ -51,7 +46,8 @@ const cudaLaunchAttributeValue* Attribute(const cudaLaunchConfig_t& config,
 }
 
 void LaunchKernel(const cudaLaunchConfig_t& config, const void* function, void** arguments) {
-  const Kernel& kernel = KernelOf(function);
+  const Function& launched = Functions().at(function);
+  const Kernel& kernel = launched.module->Find(launched.name);
   const auto refuse = [&](const char* what) {
     throw std::runtime_error(kernel.name + " is launched " + what);
   };
@@ -65,7 +61,7 @@ void LaunchKernel(const cudaLaunchConfig_t& config, const void* function, void**
   if (threads > static_cast<unsigned>(kernel.threads)) refuse("with more threads than it allows");
   if (cluster == 0 || blocks % cluster != 0) refuse("with blocks that make no whole clusters");
   if (cluster > static_cast<unsigned>(chosen_largest_cluster)) refuse("in too large clusters");
-  if (cluster > kPortableCluster && !Functions().at(function).any_cluster) {
+  if (cluster > kPortableCluster && !launched.any_cluster) {
     refuse("in clusters that it has not been allowed");
   }
   if (overlaps && chosen_largest_cluster == 1) refuse("as only newer chips can");
@@ -157,7 +153,7 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
 }
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
-  attributes->ptxVersion = 90;
+  attributes->ptxVersion = ONNXLOSS_CHIP;
   return cudaSuccess;
 }
 

@@ -65,7 +65,7 @@ class SampledCall(ctypes.Structure):
 @cache
 def machine() -> Any:
     """What runs the kernels: the host, or a GPU where `make test-gpu` asks for it."""
-    return cuda_on_gpu.gpu() if cuda_on_gpu.WANTED else cuda_on_host.Host()
+    return cuda_on_gpu.gpu() if cuda_on_host.GPU_WANTED else cuda_on_host.Host()
 
 
 class Guarded:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from functools import cache
 from typing import Any
 
@@ -12,10 +11,7 @@ import numpy as np
 import pytest
 
 import onnxloss
-from tests.cuda_on_host import declared
-
-WANTED = os.environ.get("ONNXLOSS_CUDA_MACHINE", "host") == "gpu"
-"""`make test-gpu` says so."""
+from tests.cuda_on_host import GPU_WANTED, declared
 
 
 class Gpu:
@@ -59,7 +55,7 @@ class Gpu:
 @cache
 def gpu() -> Gpu:
     """The GPU; a test that asks for it is skipped where there is none."""
-    torch = pytest.importorskip("torch", reason="no CUDA device") if WANTED else None
+    torch = pytest.importorskip("torch", reason="no CUDA device") if GPU_WANTED else None
     if torch is None or not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return Gpu(torch)

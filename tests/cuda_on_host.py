@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[1]
 OPS, CPP = ROOT / "ops", ROOT / "tests" / "cpp"
 AS_PTX = os.environ.get("ONNXLOSS_CUDA_AS_PTX")
 """The library that `make test-ptx` has made."""
+GPU_WANTED = os.environ.get("ONNXLOSS_CUDA_MACHINE", "host") == "gpu"
+"""`make test-gpu` says so."""
 
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-w", "-ffp-contract=fast", f"-I{OPS}", f"-I{CPP}"]
 # What PTX says is rounded is rounded.
@@ -121,20 +123,24 @@ def link(target: Path, commands: list[list[str]]) -> None:
 
 @cache
 def library_path() -> str:
-    """The kernels as a library of custom operators for the CPU's provider; compiled once."""
+    """The kernels as a library of custom operators for the CPU's provider; compiled once.
+
+    Where a GPU runs them, what decides which kernel runs is all that the host is asked for.
+    """
     if AS_PTX is not None:
         return AS_PTX
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder)
     built = folder / "libcuda_on_host.so"
-    link(built, [*emulated(), *plans(), *glue()])
+    link(built, plans() if GPU_WANTED else [*emulated(), *plans(), *glue()])
     return str(built)
 
 
 @cache
 def library() -> ctypes.CDLL:
     """What the library exports."""
-    return declared(ctypes.CDLL(library_path()))
+    found = ctypes.CDLL(library_path())
+    return found if GPU_WANTED else declared(found)
 
 
 def declared(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -142,7 +148,17 @@ def declared(library: ctypes.CDLL) -> ctypes.CDLL:
     for prefix in ("", "Sampled"):
         getattr(library, f"OnnxLossCudaRun{prefix}").restype = ctypes.c_char_p
         getattr(library, f"OnnxLossCuda{prefix}ScratchBytes").restype = ctypes.c_int64
+    library.OnnxLossCudaLargestCluster.restype = ctypes.c_char_p
     return library
+
+
+def largest_cluster(library: ctypes.CDLL) -> int:
+    """The most blocks of a cluster, as the current device answers."""
+    blocks = ctypes.c_int()
+    failure = library.OnnxLossCudaLargestCluster(ctypes.byref(blocks))
+    if failure is not None:
+        raise RuntimeError(failure.decode())
+    return blocks.value
 
 
 class Host:

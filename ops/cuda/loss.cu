@@ -63,6 +63,12 @@ const KernelTable& KernelsFor(const LossCall& call) {
   return Float64Kernels(formula);
 }
 
+const char* LargestClusterOf(const KernelTable& kernels, int* blocks) {
+  constexpr int kWidest = kNumResidences - 1;  // it takes a whole multiprocessor
+  return device::LargestCluster(kernels.resident[kWidest], kResidences[kWidest].threads,
+                                kLargestCluster, blocks);
+}
+
 // One call as launches.
 class Launcher {
  public:
@@ -73,10 +79,7 @@ class Launcher {
 
   const char* Run() {
     int largest_cluster = 1;
-    constexpr int kWidest = kNumResidences - 1;  // it takes a whole multiprocessor
-    queue_.Check(device::LargestCluster(KernelsFor(call_).resident[kWidest],
-                                        kResidences[kWidest].threads, kLargestCluster,
-                                        &largest_cluster));
+    queue_.Check(LargestClusterOf(KernelsFor(call_), &largest_cluster));
     // One generation of chips brought both.
     if (largest_cluster > 1) queue_.LetOverlap();
     Arguments arguments = {};
@@ -175,6 +178,8 @@ class Launcher {
 };
 
 }  // namespace
+
+const char* LargestCluster(int* blocks) { return LargestClusterOf(Float32Kernels(kIndex), blocks); }
 
 int64_t ScratchBytes(const LossCall& call) { return LossScratch(call, nullptr).bytes; }
 

@@ -40,6 +40,10 @@ struct LossCall {
   int64_t positions() const { return outer * inner; }
 };
 
+// The most blocks of a cluster on the current device, 1 where it knows none: null, or what went
+// wrong.
+const char* LargestCluster(int* blocks);
+
 // Device memory that RunLoss needs beside the call's own.
 int64_t ScratchBytes(const LossCall& call);
 

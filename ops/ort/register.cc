@@ -135,6 +135,10 @@ ONNXLOSS_EXPORT onnxloss::ort::OrtStatus* RegisterCustomOps(
 
 #if defined(ONNXLOSS_WITH_CUDA)
 // The CUDA kernels without ONNX Runtime, for tests and benchmarks: see ops/cuda/loss.h.
+ONNXLOSS_EXPORT const char* OnnxLossCudaLargestCluster(int* blocks) {
+  return onnxloss::cuda::LargestCluster(blocks);
+}
+
 ONNXLOSS_EXPORT int64_t OnnxLossCudaScratchBytes(const onnxloss::cuda::LossCall* call) {
   return onnxloss::cuda::ScratchBytes(*call);
 }

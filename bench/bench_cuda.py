@@ -4,10 +4,12 @@
     python -m bench.bench_cuda --minutes 8 --results gpu.json --markdown docs/benchmarks_gpu.md
 
 Every result is compared with float64 before it is timed; one that is wrong is not. Those of one
-shape take turns, each on a cold L2 cache and by CUDA events, and the table has the medians. Beside
-each time stands its share of the copy bandwidth of the same run, were each input read once and each
-output written once. A run that its minutes end keeps what it has in `--results`; the next call with
-the same file goes on from there.
+shape take turns, each on a cold L2 cache and by CUDA events, and the table has the medians; what
+compiles for seconds has its turn later, but at the most important shape. Beside each time stands
+its share of the copy bandwidth of the same run, were each input read once and each output written
+once. What is not expected to end within the minutes is not begun; they count from the start, or
+from $GPU_BEGAN, in seconds as `date +%s` has them. Results are kept in `--results`, and the next
+call with the same file goes on from there.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ import gc
 import importlib
 import importlib.metadata
 import json
+import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -45,16 +48,17 @@ from bench.cuda_page import Result, cell, page
 from tests import cuda_on_host
 
 # Rows of real vocabularies: Llama 3, Llama 2, GPT-2 (no multiple of a vector), Qwen 2.5, Gemma; and
-# ImageNet's classes. What matters most comes first: time may end.
+# ImageNet's classes. What matters most comes first, as among the dtypes: time may end.
 CLASSES = (128256, 32000, 50257, 151936, 262144, 1000)
 ROWS = (8192, 2048, 32768, 512)
 MAIN = (8192, 128256)
+DTYPES = ("bfloat16", "float32", "float16")
+# Segmentation: Pascal VOC, ADE20K, Cityscapes; and tokens with the class axis where PyTorch has it.
+SEGMENTATION = ("32x21x262144", "16x150x262144", "8x19x2097152", "4x32000x2048")
+SLOW = ("torch.compile",)  # seconds of compilation for each work
 MOST_BYTES = 12 << 30  # of the logits: there are up to ten arrays of their size
 PACKAGES = ("onnxloss", "torch", "triton", "liger-kernel", "quack-kernels")
 WARM_UPS = 3
-
-Clock = Callable[[Run], float]
-"""The seconds of one run."""
 
 
 class NoDeviceError(Exception):
@@ -79,7 +83,9 @@ class Gpu:
             raise NoDeviceError("the library was built without CUDA: make bench-gpu builds it")
         self.functions = cuda_on_host.declared(functions)
         # As large as hides what the host does to start a run.
-        self._flushed = self.torch.empty(2 << 30, dtype=self.torch.uint8, device="cuda")
+        self._flushed = self.torch.empty(1 << 29, dtype=self.torch.float32, device="cuda")
+        self._read = self._flushed[: 1 << 27]
+        self._sum = self.torch.empty((), dtype=self.torch.float32, device="cuda")
 
     def stream(self) -> ctypes.c_void_p:
         """The stream of torch's kernels."""
@@ -90,6 +96,9 @@ class Gpu:
         event = self.torch.cuda.Event
         begin, end = event(enable_timing=True), event(enable_timing=True)
         self._flushed.zero_()
+        # The cache is full of its end, which the run would pay to have written back. Its begin,
+        # read to several times a cache, takes that place as it is.
+        self.torch.sum(self._read, 0, out=self._sum)
         begin.record()
         run()
         end.record()
@@ -104,7 +113,7 @@ class Gpu:
         def copy() -> tuple[Any, None]:
             return target.copy_(source), None
 
-        times, _ = medians({"copy": copy}, self.seconds, repeats)
+        times, _ = medians(self, {"copy": copy}, repeats)
         return 2 * source.numel() / times["copy"]
 
     def release(self) -> None:
@@ -120,7 +129,11 @@ class Gpu:
         except (OSError, subprocess.CalledProcessError):
             driver = "unknown"
         name = self.torch.cuda.get_device_name()
-        return f"{name}, driver {driver.split()[0]}, CUDA {self.torch.version.cuda}"
+        clusters = cuda_on_host.largest_cluster(self.functions)
+        return (
+            f"{name}, driver {driver.split()[0]}, CUDA {self.torch.version.cuda}, "
+            f"clusters of at most {clusters} blocks"
+        )
 
 
 class Emulator:
@@ -155,22 +168,26 @@ class Emulator:
 
 
 def medians(
-    runs: Mapping[str, Run], clock: Clock, repeats: int
+    machine: Gpu | Emulator, runs: dict[str, Run], repeats: int
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """The median seconds of each, all in turn, after a few that do not count; and what failed."""
+    """The median seconds of each, all in turn, after a few that do not count; and what failed.
+
+    What failed leaves `runs`, with its memory.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     faults: dict[str, str] = {}
     for turn in range(WARM_UPS + repeats):
-        for name in [name for name in runs if name not in faults]:
+        for name in list(runs):
             try:
-                taken = clock(runs[name])
+                taken = machine.seconds(runs[name])
             except Exception as error:  # out of memory, beside the others' arrays
                 faults[name] = text_of(error)
-                continue
-            if turn >= WARM_UPS:
+            if name in faults:
+                del runs[name]
+                machine.release()
+            elif turn >= WARM_UPS:
                 times[name].append(taken)
-    done = {name: median(times[name]) for name in runs if name not in faults}
-    return done, faults
+    return {name: median(times[name]) for name in runs}, faults
 
 
 def text_of(error: Exception) -> str:
@@ -178,33 +195,38 @@ def text_of(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:80]}"
 
 
-def prepare(machine: Gpu | Emulator, problem: Problem) -> tuple[dict[str, Run], dict[str, str]]:
+def prepare(
+    machine: Gpu | Emulator, problem: Problem, names: Collection[str]
+) -> tuple[dict[str, Run], dict[str, str]]:
     """The runs that are right, and why the others are not there."""
-    runs, notes = {}, {}
-    for name, make in IMPLEMENTATIONS.items():
+    runs: dict[str, Run] = {}
+    notes: dict[str, str] = {}
+    for name in names:
         try:
-            run = make(problem, machine)
-            fault = fault_of(run, problem)
+            runs[name] = IMPLEMENTATIONS[name](problem, machine)
+            fault = fault_of(runs[name], problem)
         except UnavailableError as reason:
-            fault = str(reason)
+            notes[name] = str(reason)
+            continue
         except Exception as error:  # a peer may fail in any way, and is then none
             fault = text_of(error)
-            machine.release()
-        if fault is None:
-            runs[name] = run
-        else:
+        if fault is not None:
             notes[name] = fault
+            runs.pop(name, None)
+            machine.release()
     return runs, notes
 
 
-def measure(machine: Gpu | Emulator, work: Work, bandwidth: float, repeats: int) -> list[Result]:
+def measure(
+    machine: Gpu | Emulator, work: Work, names: Collection[str], bandwidth: float, repeats: int
+) -> list[Result]:
     """The results of one work."""
     problem = make_problem(machine.torch, machine.device, work)
-    runs, notes = prepare(machine, problem)
-    times, faults = medians(runs, machine.seconds, repeats)
+    runs, notes = prepare(machine, problem, names)
+    times, faults = medians(machine, runs, repeats)
     notes |= faults
     results = []
-    for name in IMPLEMENTATIONS:
+    for name in names:
         ms = of_copy = None
         if name in times:
             ms = 1000 * times[name]
@@ -221,23 +243,47 @@ def measure(machine: Gpu | Emulator, work: Work, bandwidth: float, repeats: int)
     return results
 
 
-def works(options: argparse.Namespace) -> list[Work]:
-    """What is to be measured, in the order of how much it matters."""
-    shapes = [(rows, classes) for rows in options.rows for classes in options.classes]
-    main = MAIN if MAIN in shapes else shapes[0]
+def works(options: argparse.Namespace) -> list[tuple[Work, tuple[str, ...]]]:
+    """What is to be measured, and of whom, in the order of how much it matters."""
+    shapes = [(rows, classes, 1) for rows in options.rows for classes in options.classes]
+    main = (*MAIN, 1) if (*MAIN, 1) in shapes else shapes[0]
+    planes = [tuple(map(int, text.split("x"))) for text in options.segmentation]
 
-    def all_of(shape: tuple[int, int], dtype: str, setting: str) -> list[Work]:
-        fits = shape[0] * shape[1] * BYTES[dtype] <= MOST_BYTES
-        return [Work(*shape, dtype, setting, work) for work in WORKS if fits]
+    def all_of(shape: tuple[int, ...], dtype: str, setting: str = "plain") -> list[Work]:
+        rows, classes, inner = shape
+        made = [Work(rows, classes, dtype, setting, work, inner) for work in WORKS]
+        return [work for work in made if work.elements() * BYTES[dtype] <= MOST_BYTES]
 
     dtype, *others = options.dtypes
-    wanted = all_of(main, dtype, "plain")
-    for setting in options.settings:
-        wanted += all_of(main, dtype, setting)
-    for each in (dtype, *others):
-        for shape in shapes:
-            wanted += all_of(shape, each, "plain")
-    return list(dict.fromkeys(wanted))
+    first = all_of(main, dtype)
+    then = [work for each in options.dtypes[:2] for shape in shapes for work in all_of(shape, each)]
+    then += [work for setting in options.settings for work in all_of(main, dtype, setting)]
+    then += [work for shape in planes for work in all_of(shape, dtype)]
+    then = [work for work in dict.fromkeys(then) if work not in first]
+    last = [work for each in others[1:] for shape in shapes for work in all_of(shape, each)]
+    everyone = tuple(IMPLEMENTATIONS)
+    slow = tuple(name for name in everyone if name in SLOW)
+    quick = tuple(name for name in everyone if name not in SLOW)
+    return [
+        *((work, everyone) for work in first),
+        *((work, quick) for work in then),
+        *((work, slow) for work in then if slow),
+        *((work, everyone) for work in last),
+    ]
+
+
+def expected(work: Work, names: Collection[str], spent: list[tuple[Any, ...]]) -> float:
+    """Seconds that a work may take, by those of the works before; 0 before there is one.
+
+    Twice the least of what is above it, were all works alike: the time of one of as many elements,
+    or that of a smaller one for as many of it.
+    """
+    above = [
+        seconds * max(1, work.elements() / done.elements())
+        for done, by, seconds in spent
+        if set(names) <= set(by)
+    ]
+    return 2 * min(above, default=0)
 
 
 def head(machine: Gpu | Emulator, bandwidth: float, arguments: list[str]) -> str:
@@ -259,12 +305,13 @@ def head(machine: Gpu | Emulator, bandwidth: float, arguments: list[str]) -> str
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="bench_cuda", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=8, help="begin nothing new after so many")
+    parser.add_argument("--minutes", type=float, default=8, help="end within so many")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--classes", type=int, nargs="+", default=CLASSES)
-    parser.add_argument("--dtypes", nargs="+", default=tuple(BYTES), choices=tuple(BYTES))
+    parser.add_argument("--dtypes", nargs="+", default=DTYPES, choices=DTYPES)
     parser.add_argument("--settings", nargs="+", default=SETTINGS, choices=SETTINGS)
+    parser.add_argument("--segmentation", nargs="*", default=SEGMENTATION, metavar="NxCxD")
     parser.add_argument("--results", type=Path, help="keep results here, and go on from them")
     parser.add_argument("--markdown", type=Path, help="write the page here")
     parser.add_argument("--device", action="store_true", help="say what there is, and stop")
@@ -274,9 +321,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     """Measures, or says why not; 1 where onnxloss itself has no right result."""
-    end = time.monotonic()
+    began = float(os.environ.get("GPU_BEGAN") or time.time())
     options = parse(arguments)
-    end += 60 * options.minutes
+    end = began + 60 * options.minutes
     try:
         machine = Emulator() if options.emulate else Gpu()
     except NoDeviceError as reason:
@@ -292,24 +339,26 @@ def main(arguments: list[str]) -> int:
     heads = [*kept["heads"], head(machine, bandwidth, arguments)]
     print(heads[-1], flush=True)
     results = {found.key(): found for found in (Result(**row) for row in kept["results"])}
-    left = []
-    for work in works(options):
-        key = (work.rows, work.classes, work.dtype, work.setting, work.work)
-        if any(done[:5] == key for done in results):
+    left = 0
+    spent: list[tuple[Any, ...]] = []
+    wanted = works(options)
+    for work, everyone in wanted:
+        names = [name for name in everyone if (*work.key(), name) not in results]
+        if not names:
             continue
-        if time.monotonic() > end:
-            left.append(work)
+        begin = time.time()
+        if begin + expected(work, names, spent) >= end:
+            left += 1
             continue
-        for result in measure(machine, work, bandwidth, options.repeats):
+        for result in measure(machine, work, names, bandwidth, options.repeats):
             results[result.key()] = result
-            print(*key, f"{result.implementation}: {cell(result)}", sep=", ", flush=True)
+            print(*work.key(), f"{result.implementation}: {cell(result)}", sep=", ", flush=True)
         machine.release()
         write(options, results, heads)
+        spent.append((work, names, time.time() - begin))
     write(options, results, heads)
     if left:
-        print(
-            f"{len(left)} of {len(works(options))} left when the {options.minutes:g} minutes ended"
-        )
+        print(f"{left} of {len(wanted)} did not fit into the {options.minutes:g} minutes")
     own = [result for result in results.values() if result.implementation == "onnxloss"]
     return int(any(result.ms is None for result in own))
 

@@ -46,25 +46,34 @@ class Library(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be computed."""
+    """What is to be computed; `inner` is beyond 1 where the class axis is not the last."""
 
     rows: int
     classes: int
     dtype: str
     setting: str
     work: str
+    inner: int = 1
+
+    def key(self) -> tuple[Any, ...]:
+        """What tells it from others."""
+        return (self.rows, self.classes, self.inner, self.dtype, self.setting, self.work)
 
     @property
     def writes(self) -> bool:
         """Whether there is a gradient."""
         return self.work == BOTH
 
+    def elements(self) -> int:
+        """Of the logits."""
+        return self.rows * self.classes * self.inner
+
     def bytes_moved(self) -> int:
         """Each input read once and each output written once; ignored rows need not be read."""
-        row = self.rows * self.classes * BYTES[self.dtype]
-        read = row // 2 if self.setting == "half ignored" else row
-        labels = row if self.setting == "soft labels" else 8 * self.rows
-        return read + labels + (row if self.writes else 0)
+        logits = self.elements() * BYTES[self.dtype]
+        read = logits // 2 if self.setting == "half ignored" else logits
+        labels = logits if self.setting == "soft labels" else 8 * self.rows * self.inner
+        return read + labels + (logits if self.writes else 0)
 
 
 @dataclass
@@ -91,7 +100,7 @@ class Problem:
 
     def chunks(self) -> Iterator[slice]:
         """Rows that are computed in float64 together."""
-        step = max(1, _CHUNK_ELEMENTS // self.work.classes)
+        step = max(1, _CHUNK_ELEMENTS // (self.work.classes * self.work.inner))
         return (slice(i, i + step) for i in range(0, self.work.rows, step))
 
     def sum_of(self, logits: Any, rows: slice) -> Any:
@@ -115,11 +124,12 @@ def make_problem(torch: Any, device: str, work: Work) -> Problem:
     """The inputs, the same for the same work."""
     random = torch.Generator(device=device)
     random.manual_seed(work.rows + work.classes)
-    shape = (work.rows, work.classes)
+    shape = (work.rows, work.classes) + ((work.inner,) if work.inner > 1 else ())
     dtype = getattr(torch, work.dtype)
     logits = torch.empty(shape, dtype=dtype, device=device)
     logits.normal_(0, 3, generator=random)
-    labels = torch.randint(work.classes, shape[:1], device=device, generator=random)
+    places = (shape[0], *shape[2:])
+    labels = torch.randint(work.classes, places, device=device, generator=random)
     problem = Problem(torch, work, logits, labels)
     if work.setting == "soft labels":
         scores = torch.empty_like(logits).normal_(0, 1, generator=random)
@@ -149,7 +159,7 @@ def ours(problem: Problem, library: Library) -> Run:
         label_kind=PROBABILITIES if problem.soft else LABEL_KINDS["int64"],
         outer=work.rows,
         classes=work.classes,
-        inner=1,
+        inner=work.inner,
         ignore_index=IGNORE_INDEX,
         from_logits=1,
         reduced=1,
@@ -209,6 +219,7 @@ def torch_compile(problem: Problem, _library: Library) -> Run:
 
 def liger(problem: Problem, _library: Library) -> Run:
     """Liger-Kernel's Triton kernel, which writes the gradient over its logits."""
+    _refuse_other_axes(problem)
     if problem.soft:
         raise UnavailableError("no soft labels")
     module = _import("liger_kernel.transformers")
@@ -246,9 +257,15 @@ def quack_once(problem: Problem, _library: Library) -> Run:
 
 
 def _quack(problem: Problem) -> Any:
+    _refuse_other_axes(problem)
     if problem.soft or problem.smoothing or problem.z_loss:
         raise UnavailableError(f"no {problem.work.setting}")
     return _import("quack.cross_entropy")
+
+
+def _refuse_other_axes(problem: Problem) -> None:
+    if problem.work.inner > 1:
+        raise UnavailableError("class axis last alone")
 
 
 def _import(name: str) -> Any:

@@ -19,18 +19,19 @@ class Result:
     dtype: str
     setting: str
     work: str
+    inner: int
     implementation: str
     ms: float | None
     of_copy: float | None
     note: str
 
     def key(self) -> tuple[Any, ...]:
-        """What tells it from others."""
+        """What tells it from others: a work's, and who did it."""
         return (*self.shape(), self.setting, self.work, self.implementation)
 
-    def shape(self) -> tuple[int, int, str]:
+    def shape(self) -> tuple[int, int, int, str]:
         """The logits."""
-        return self.rows, self.classes, self.dtype
+        return self.rows, self.classes, self.inner, self.dtype
 
 
 def cell(result: Result | None) -> str:
@@ -42,18 +43,24 @@ def cell(result: Result | None) -> str:
     return f"{result.ms:.3f} ({result.of_copy:.2f})"
 
 
+def text_of(shape: tuple[int, int, int, str]) -> str:
+    """As the tables have it, but for the dtype."""
+    rows, classes, inner, _ = shape
+    return f"{rows} x {classes}" + (f" x {inner}" if inner > 1 else "")
+
+
 def table(results: Mapping[tuple[Any, ...], Result], dtype: str) -> list[str]:
     """All shapes of one dtype."""
     shapes = sorted(
         {result.shape() for result in results.values() if result.dtype == dtype},
-        key=lambda shape: (shape[1], shape[0]),
+        key=lambda shape: (shape[2] > 1, shape[1], shape[0]),
     )
     lines = [f"| {dtype}: rows x classes | work | " + " | ".join(IMPLEMENTATIONS) + " |"]
     lines.append("| --- " * (2 + len(IMPLEMENTATIONS)) + "|")
     for shape in shapes:
         for work in WORKS:
             cells = [cell(results.get((*shape, "plain", work, name))) for name in IMPLEMENTATIONS]
-            lines.append(f"| {shape[0]} x {shape[1]} | {work} | " + " | ".join(cells) + " |")
+            lines.append(f"| {text_of(shape)} | {work} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -71,12 +78,16 @@ def settings_table(results: Mapping[tuple[Any, ...], Result]) -> list[str]:
                     ratio = "-"
                 else:
                     ratio = f"{own.ms / plain.ms:.2f}"
-                bytes_of = [Work(*shape, s, work).bytes_moved() for s in (setting, "plain")]
+                rows, classes, inner, dtype = shape
+                bytes_of = [
+                    Work(rows, classes, dtype, s, work, inner).bytes_moved()
+                    for s in (setting, "plain")
+                ]
                 cells = [
                     cell(results.get((*shape, setting, work, name))) for name in IMPLEMENTATIONS
                 ]
                 lines.append(
-                    f"| {setting}, {shape[0]} x {shape[1]} {shape[2]} | {work} | {ratio} | "
+                    f"| {setting}, {text_of(shape)} {dtype} | {work} | {ratio} | "
                     f"{bytes_of[0] / bytes_of[1]:.2f} | " + " | ".join(cells) + " |"
                 )
     return lines
@@ -94,8 +105,8 @@ def ahead(results: Mapping[tuple[Any, ...], Result]) -> str:
         peers = [results.get((*result.key()[:-1], name)) for name in IMPLEMENTATIONS]
         best = min((peer for peer in peers if peer and peer.ms), key=lambda peer: peer.ms or 0)
         if best is not result:
-            rows, classes, dtype = result.shape()
-            behind.append(f"{best.implementation} at {rows} x {classes} {dtype}, {result.work}")
+            shape = f"{text_of(result.shape())} {result.dtype}"
+            behind.append(f"{best.implementation} at {shape}, {result.work}")
     text = f"onnxloss is the fastest at {len(own) - len(behind)} of {len(own)} points."
     return text + (f" Faster: {'; '.join(behind)}." if behind else "")
 
@@ -107,9 +118,11 @@ def page(results: Mapping[tuple[Any, ...], Result], heads: list[str]) -> str:
         "# Benchmarks on a GPU",
         "Milliseconds, and in brackets the share of the copy bandwidth of the same run at which "
         "each input would be read once and each output written once. Each result was compared with "
-        "float64 first; what is wrong or not there has no time. PyTorch computes in float32 where "
-        'logits have 16 bits; Liger-Kernel writes the gradient over the logits; "QuACK, one pass" '
-        "gives the gradient of the sum.",
+        "float64 first; what is wrong or not there has no time. Where a third number follows rows "
+        "and classes, the class axis is not the last, as in segmentation. PyTorch computes in "
+        "float32 where logits have 16 bits; torch.compile has its turn after the others, but at "
+        "the most important shape and in float16; Liger-Kernel writes the gradient over the "
+        'logits; "QuACK, one pass" gives the gradient of the sum.',
         *heads,
         *("\n".join(table(results, dtype)) for dtype in dtypes),
         ahead(results),

@@ -36,7 +36,7 @@ SANITIZE_address := address,undefined
 SANITIZE_thread := thread
 ONNXLOSS_EXAMPLES ?= 2000
 export ONNXLOSS_EXAMPLES
-PTX_TESTS := $(patsubst %,tests/test_cuda_%.py,glue losses paths sampled traffic) \
+PTX_TESTS := $(patsubst %,tests/test_cuda_%.py,device glue losses paths sampled traffic) \
              $(wildcard tests/test_golden*.py)
 # Each has ONNX Runtime and its models in memory.
 TESTERS := --numprocesses=$(shell nproc) --maxprocesses=4
@@ -148,12 +148,15 @@ test-ptx: $(VENV)/.installed
 	  ONNXLOSS_CUDA_AS_PTX=build/libcuda_as_ptx.so $(BIN)/python -m pytest --quiet $(TESTERS) \
 	    --dist=worksteal $(PTX_TESTS) -k "cuda or CUDA"; fi
 
-# The GPU's machine has its own environment, and perhaps no network: see tools/gpu.sh.
+# The GPU's machine has its own environment, and perhaps no network: see tools/gpu.sh. What was
+# carried there may be on the path, behind what is tested.
+test-gpu bench-gpu: export PYTHONPATH := $(PYTHONPATH)
 test-gpu:
 	@tools/gpu.sh test
 
 bench-gpu:
-	@tools/gpu.sh bench --results build/gpu/results.json --markdown docs/benchmarks_gpu.md
+	@tools/gpu.sh bench --results $(or $(GPU_OUT),build/gpu)/results.json \
+	  --markdown $(or $(GPU_OUT),docs)/benchmarks_gpu.md
 
 setup: $(VENV)/.installed $(ORT_TRAINING_READY)
 

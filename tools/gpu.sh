@@ -2,26 +2,49 @@
 # SPDX-License-Identifier: MIT
 # Builds, checks and times the CUDA kernels on this machine, with no network:
 #
-#   tools/gpu.sh build
+#   tools/gpu.sh build                # into build/gpu/site
 #   tools/gpu.sh test                 # writes build/gpu/tests.md
 #   tools/gpu.sh bench [arguments]    # those of python -m bench.bench_cuda
 #
 # It needs a GPU, nvcc, cmake, and a Python ($GPU_PYTHON, python3) with torch, pytest, onnxscript and
-# an onnxruntime of any kind; what else there is, it uses.
+# an onnxruntime of any kind; what else there is, it uses. What may be set:
+#
+#   GPU_ARCHITECTURE=90    to build for it, where no GPU is
+#   GPU_SITE=FOLDER        a site that was built elsewhere, instead of building
+#   GPU_OUT=FOLDER         where tests.md goes
+#   GPU_MINUTES=8          end within so many, the build included
+#   GPU_BEGAN=SECONDS      they count from then, as `date +%s` has it, instead of from the start
 set -eu
+[ -z "${GPU_SITE:-}" ] || GPU_SITE=$(realpath "$GPU_SITE")
+[ -z "${GPU_OUT:-}" ] || GPU_OUT=$(realpath "$GPU_OUT")
 cd "$(dirname "$0")/.."
 folder=$PWD/build/gpu
-report=$folder/tests.md
+site=${GPU_SITE:-$folder/site}
+path=$site${PYTHONPATH:+:$PYTHONPATH}
+report=${GPU_OUT:-$folder}/tests.md
 python=${GPU_PYTHON:-python3}
+export GPU_BEGAN="${GPU_BEGAN:-$(date +%s)}"
+# CUDA's tools need not be on the path.
+export PATH="$PATH:/usr/local/cuda/bin"
+if command -v ninja >/dev/null; then export CMAKE_GENERATOR=Ninja; fi
 under=
-mkdir -p "$folder"
+most=36000 # seconds of a step
+mkdir -p "$folder" "${GPU_OUT:-$folder}"
+
+# The seconds that are left of the minutes, if there are any.
+left() {
+  echo $((GPU_BEGAN + 60 * ${GPU_MINUTES:-600} - $(date +%s)))
+}
 
 # Not by pip: its build needs packages that are not the kernels'. For this GPU alone, which takes a
 # sixth of the time.
 build() {
+  if [ -n "${GPU_SITE:-}" ]; then
+    echo "built elsewhere: $GPU_SITE"
+    return
+  fi
   target=${GPU_ARCHITECTURE:-$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader |
     head -n 1 | tr -d .)}
-  site=$folder/site
   version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
   # As one list: a function that is a condition does not stop at a failure.
   rm -rf "$site" &&
@@ -40,9 +63,15 @@ build() {
 step() {
   name=$1
   shift
+  if [ "$(left)" -le 0 ]; then
+    skip "$name" "the ${GPU_MINUTES:-600} minutes had ended"
+    return
+  fi
   echo "== $name"
   begin=$(date +%s)
   if "$@" >"$folder/step.log" 2>&1; then result=passed; else
+    # Of timeout.
+    [ $? != 124 ] || echo "stopped: too little time was left" >>"$folder/step.log"
     result=FAILED
     failed=1
     tail -n 60 "$folder/step.log"
@@ -57,16 +86,28 @@ skip() {
 
 # The warnings of torch on another machine are not about this project.
 tests() {
-  $under "$python" -m pytest --quiet --no-header -p no:cacheprovider -W ignore::DeprecationWarning \
-    -W ignore::FutureWarning "$@"
+  seconds=$(left)
+  [ "$seconds" -lt "$most" ] || seconds=$most
+  [ "$seconds" -gt 0 ] || seconds=1 # 0 would be no limit
+  timeout --kill-after=10 "$seconds" $under "$python" -m pytest --quiet --no-header \
+    -p no:cacheprovider -W ignore::DeprecationWarning -W ignore::FutureWarning "$@"
+}
+
+# Most of a test's time is the host's.
+in_parallel() {
+  if "$python" -c "import xdist" 2>/dev/null; then
+    set -- "$@" --numprocesses="$(nproc)" --maxprocesses=8 --dist=worksteal
+  fi
+  tests "$@"
 }
 
 on_provider() {
-  ONNXLOSS_PROVIDER=CUDAExecutionProvider tests "$@"
+  ONNXLOSS_PROVIDER=CUDAExecutionProvider in_parallel "$@"
 }
 
 sanitize() {
-  under="timeout 150 compute-sanitizer --tool $1 --error-exitcode 1"
+  most=150
+  under="compute-sanitizer --tool $1 --error-exitcode 1"
   tests tests/test_cuda_paths.py \
     -k "every_path and smoothed and (float32 or (bfloat16 and cluster))"
 }
@@ -74,14 +115,16 @@ sanitize() {
 test_all() {
   failed=0
   printf '| step | result | seconds | last line |\n| --- | --- | --- | --- |\n' >"$report"
-  export ONNXLOSS_CUDA_MACHINE=gpu PYTHONPATH="$folder/site"
+  export ONNXLOSS_CUDA_MACHINE=gpu PYTHONPATH="$path"
   # Without these two, all that follows would be skipped or fail in the same way.
   step "build" build
   [ "$failed" = 0 ] || return 1
   step "GPU" "$python" -m bench.bench_cuda --device
   [ "$failed" = 0 ] || return 1
-  step "kernels" tests tests/test_cuda_losses.py tests/test_cuda_paths.py tests/test_cuda_sampled.py
-  step "golden cases" tests tests/test_golden*.py -k CUDA
+  step "clusters" tests tests/test_cuda_device.py
+  step "kernels" in_parallel tests/test_cuda_losses.py tests/test_cuda_paths.py \
+    tests/test_cuda_sampled.py
+  step "golden cases" in_parallel tests/test_golden*.py -k CUDA
   step "CUDA graphs" tests tests/test_cuda_graph.py
   if "$python" -c "import onnxruntime, sys
 sys.exit('CUDAExecutionProvider' not in onnxruntime.get_available_providers())"; then
@@ -103,7 +146,7 @@ sys.exit('CUDAExecutionProvider' not in onnxruntime.get_available_providers())";
 
 bench() {
   build
-  PYTHONPATH="$folder/site" "$python" -m bench.bench_cuda "$@"
+  PYTHONPATH="$path" "$python" -m bench.bench_cuda ${GPU_MINUTES:+--minutes "$GPU_MINUTES"} "$@"
 }
 
 command=$1

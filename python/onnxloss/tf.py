@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from .config import LossConfig
 from .errors import LossError, check_type, expected
 from .export import append_to
 from .from_tf import from_tf
+from .tf_losses import CATEGORICAL, SPARSE_CATEGORICAL
 
 _OPSET = 18
 """The newest version of ai.onnx that tf2onnx 1.17 writes; `append_to` brings it to ours."""
@@ -47,6 +49,10 @@ def export(
     whatever `from_logits` is: Keras computes it so, without clipping. `dlogits` is the gradient by
     that. With `ignore_class`, or in another dtype than the model's, Keras computes on the output,
     as `from_logits` says.
+
+    A Keras loss object leaves out what the mask on an output masks, as `Masking` and
+    `Embedding(mask_zero=True)` make it. Ours would count it, so that the two are refused together.
+    The outputs of a `tf.function` have no mask, nor in Keras.
 
     Args:
         model: A `keras.Model`, or a function of tensors, which may be a `tf.function`.
@@ -111,19 +117,21 @@ def export(
     return result
 
 
-def _scores(outputs: Any, output: int, config: LossConfig) -> tf.Tensor | None:
+def _chosen(outputs: Any, output: int) -> tf.Tensor | None:
+    """The output of the loss, if the model has it."""
+    flat = [value for value in tf.nest.flatten(outputs) if value is not None]
+    return flat[output] if isinstance(output, int) and 0 <= output < len(flat) else None
+
+
+def _scores(value: tf.Tensor | None, config: LossConfig) -> tf.Tensor | None:
     """What a Keras loss computes on in the place of an output: the input of its activation.
 
     Where Keras looks, before ONNX's nodes stand for several of TensorFlow's: Keras's softmax and
     sigmoid leave it on their tensor, and a tensor that a softmax gave in a graph has it too. Any
     other tensor made of theirs, by a cast or for ignored classes, has it no more.
     """
-    if not config.source.startswith("keras.") or config.ignores_a_label:
+    if value is None or not config.source.startswith("keras.") or config.ignores_a_label:
         return None
-    flat = [value for value in tf.nest.flatten(outputs) if value is not None]
-    if not isinstance(output, int) or not 0 <= output < len(flat):
-        return None
-    value = flat[output]
     if config.compute_dtype not in (None, value.dtype.name):
         return None
     if hasattr(value, "_keras_logits"):
@@ -155,13 +163,22 @@ def _converted(
         ]
     allowed = "a list of tf.TensorSpec"
     check_type("tf.export", "input_signature", input_signature, list | tuple, allowed)
-    forward, found = model, []
-    if isinstance(model, keras.Model):
+    forward: Any = model
+    found, masks = [], []
+    if not hasattr(model, "get_concrete_function"):
+        is_keras = isinstance(model, keras.Model)
         several = len(input_signature) > 1
 
-        def called(*given: tf.Tensor) -> Any:
-            outputs = model(list(given) if several else given[0], training=False)
-            scores = _scores(outputs, output, config)
+        def called(*given: tf.Tensor, **named: Any) -> Any:
+            if is_keras:
+                outputs = model(list(given) if several else given[0], training=False)
+            else:
+                outputs = model(*given, **named)
+            value = _chosen(outputs, output)
+            mask = getattr(value, "_keras_mask", None)
+            if mask is not None:
+                masks.append(mask)
+            scores = _scores(value, config) if is_keras else None
             if scores is None:
                 return outputs
             found.append(scores)
@@ -170,15 +187,24 @@ def _converted(
                 return {**outputs, f"{max(outputs)}.scores": scores}
             return outputs, scores
 
-        forward = called
-    if not hasattr(forward, "get_concrete_function"):
-        forward = tf.function(forward)
+        # A function's arguments name the inputs that the signature does not.
+        forward = tf.function(called if is_keras else functools.wraps(model)(called))
     try:
+        forward.get_concrete_function(*input_signature)  # the trace that tf2onnx takes
+        if masks and config.source in (CATEGORICAL, SPARSE_CATEGORICAL):
+            raise LossError(
+                f"tf.export: output {output} of the model has a Keras mask; expected none: "
+                f"{config.source} leaves out what it masks, ours does not. Pass "
+                "tf.function(model), and the mask as sample_weights, for a mean with "
+                'reduction="mean_with_sample_weight".'
+            )
         converted, _ = tf2onnx.convert.from_function(
             forward, input_signature=input_signature, opset=_OPSET
         )
         # What it does not know it logs, and leaves in the model.
         onnx.checker.check_model(converted)
+    except LossError:
+        raise
     except Exception as error:
         raise LossError(f"tf.export: tf2onnx cannot convert the model: {error}") from error
     inputs = [value.name for value in converted.graph.input]

@@ -215,12 +215,39 @@ def test_a_model_that_gives_its_logits_too_keeps_them(named: bool, output: int) 
     np.testing.assert_allclose(outputs["loss"], loss(labels, theirs[output]), rtol=1e-5)
 
 
+def test_a_keras_mask_is_refused() -> None:
+    """Keras's loss objects leave its positions out; their functions know of none."""
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [L.Input((4,), dtype="int32", name="tokens"), L.Embedding(9, 5, mask_zero=True), L.Dense(3)]
+    )
+    tokens, labels = np.array([[1, 2, 3, 0], [4, 0, 0, 0]], np.int32), np.array([[0, 1, 2, 0]] * 2)
+    feeds = {"tokens": tokens, "labels": labels}
+    signature = [tf.TensorSpec((None, 4), tf.int32, name="tokens")]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for masked in (model, lambda tokens: model(tokens)):
+        with pytest.raises(onnxloss.LossError, match=r"^tf.export: output 0 .* has a Keras mask"):
+            onnxloss.tf.export(masked, loss, signature)
+    # What the error says to do is what Keras does.
+    by_weights = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction="mean_with_sample_weight"
+    )
+    exported = onnxloss.tf.export(tf.function(model), by_weights, signature, sample_weights="mask")
+    outputs = run_model(exported, {**feeds, "mask": (tokens != 0).astype(np.float32)})
+    np.testing.assert_allclose(outputs["loss"], loss(labels, model(tokens)), rtol=1e-5)
+
+    function = keras.losses.sparse_categorical_crossentropy
+    outputs = run_model(onnxloss.tf.export(model, function, from_logits=True), feeds)
+    value = function(labels, model(tokens), from_logits=True)
+    np.testing.assert_allclose(outputs["loss"], value, rtol=1e-5)
+
+
 def test_logits_200_apart() -> None:
     """tf2onnx takes exp and log of them: inf."""
     exported = onnxloss.tf.export(
         lambda rows: rows * 1.0,
         "tf.nn.sparse_softmax_cross_entropy_with_logits",
-        [tf.TensorSpec((None, 3), tf.float32, name="rows")],
+        [tf.TensorSpec((None, 3), tf.float32)],
     )
     rows = np.array([[200, 0, 0]], np.float32)
     outputs = run_model(exported, {"rows": rows, "labels": np.array([1])})

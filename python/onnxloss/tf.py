@@ -57,7 +57,8 @@ def export(
     Args:
         model: A `keras.Model`, or a function of tensors, which may be a `tf.function`.
         loss: What `from_tf` takes, or a configuration.
-        input_signature: The model's inputs; of a Keras model its own by default.
+        input_signature: The model's inputs; of a functional or sequential Keras model its own by
+            default.
         f: The file to write, if any.
         output: Which of the model's outputs holds the logits, or the probabilities of a loss with
             `from_logits=False`.
@@ -151,12 +152,13 @@ def _converted(
     Keras 2.
     """
     if input_signature is None:
-        if not isinstance(model, keras.Model) or not model.built:
+        # A model with a call of its own has none, built or not.
+        if not isinstance(model, keras.Model) or not hasattr(model, "inputs"):
             raise expected(
                 "tf.export",
                 "input_signature",
                 None,
-                "the inputs' tf.TensorSpec, but for built Keras models",
+                "the inputs' tf.TensorSpec, but for functional and built sequential Keras models",
             )
         input_signature = [
             tf.TensorSpec(given.shape, given.dtype, name=given.name) for given in model.inputs

@@ -256,8 +256,11 @@ def test_logits_200_apart() -> None:
 
 def test_refusals() -> None:
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    with pytest.raises(onnxloss.LossError, match="input_signature is None"):
-        onnxloss.tf.export(lambda rows: rows, loss)
+    subclassed = type("Subclassed", (keras.Model,), {"call": lambda self, rows: rows})()
+    subclassed(ROWS)
+    for model in (lambda rows: rows, subclassed, keras.Sequential([L.Dense(3)])):
+        with pytest.raises(onnxloss.LossError, match="input_signature is None"):
+            onnxloss.tf.export(model, loss)
     with pytest.raises(onnxloss.LossError, match=r"output is 1; expected a number in \[0, 1\)"):
         onnxloss.tf.export(classifier(), loss, output=1)
     with pytest.raises(onnxloss.LossError, match=r"output is 0\.0; expected a number in"):

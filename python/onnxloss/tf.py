@@ -58,7 +58,7 @@ def export(
         model: A `keras.Model`, or a function of tensors, which may be a `tf.function`.
         loss: What `from_tf` takes, or a configuration.
         input_signature: The model's inputs; of a functional or sequential Keras model its own by
-            default.
+            default. For one that takes a dict they have the names and the order of `model.inputs`.
         f: The file to write, if any.
         output: Which of the model's outputs holds the logits, or the probabilities of a loss with
             `from_logits=False`.
@@ -140,6 +140,20 @@ def _scores(value: tf.Tensor | None, config: LossConfig) -> tf.Tensor | None:
     return value.op.inputs[0] if value.op.type == "Softmax" else None
 
 
+def _structure(model: keras.Model, signature: Sequence[tf.TensorSpec]) -> Any:
+    """How a Keras model takes its inputs: a functional one as it was made, with lists and dicts."""
+    if not hasattr(model, "input"):
+        return signature[0] if len(signature) == 1 else list(signature)
+    entries = keras.tree.flatten_with_path(model.input)
+    in_dicts = any(isinstance(key, str) for path, _ in entries for key in path)
+    names = [value.name for _, value in entries]
+    given = [getattr(spec, "name", None) for spec in signature]
+    # The order of a dict is Keras's own: by position alone inputs could change places.
+    if in_dicts and len(names) > 1 and given != names:
+        raise expected("tf.export", "input_signature", given, str(names), "as in model.inputs")
+    return model.input
+
+
 def _converted(
     model: Callable[..., Any],
     input_signature: Sequence[tf.TensorSpec] | None,
@@ -169,11 +183,12 @@ def _converted(
     found, masks = [], []
     if not hasattr(model, "get_concrete_function"):
         is_keras = isinstance(model, keras.Model)
-        several = len(input_signature) > 1
+        structure = _structure(model, input_signature) if is_keras else None
 
         def called(*given: tf.Tensor, **named: Any) -> Any:
             if is_keras:
-                outputs = model(list(given) if several else given[0], training=False)
+                packed = keras.tree.pack_sequence_as(structure, list(given))
+                outputs = model(packed, training=False)
             else:
                 outputs = model(*given, **named)
             value = _chosen(outputs, output)

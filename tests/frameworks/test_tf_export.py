@@ -215,6 +215,21 @@ def test_a_model_that_gives_its_logits_too_keeps_them(named: bool, output: int) 
     np.testing.assert_allclose(outputs["loss"], loss(labels, theirs[output]), rtol=1e-5)
 
 
+def test_a_model_with_a_dict_of_inputs() -> None:
+    keras.utils.set_random_seed(1)
+    rows = {name: L.Input((4,), name=name) for name in ("zeta", "alpha")}
+    joined = L.Concatenate()([rows["zeta"], 2 * rows["alpha"]])
+    model = keras.Model(rows, L.Dense(3)(joined))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    feeds = {"zeta": ROWS, "alpha": ROWS[::-1]}
+    outputs = run_model(onnxloss.tf.export(model, loss), {**feeds, "labels": INDEX})
+    np.testing.assert_allclose(outputs["loss"], loss(INDEX, model(feeds)), rtol=1e-5)
+
+    signature = [tf.TensorSpec((None, 4), tf.float32, name=name) for name in rows]
+    with pytest.raises(onnxloss.LossError, match=r"expected \['alpha', 'zeta'\]: as in"):
+        onnxloss.tf.export(model, loss, signature)
+
+
 def test_a_keras_mask_is_refused() -> None:
     """Keras's loss objects leave its positions out; their functions know of none."""
     keras.utils.set_random_seed(1)

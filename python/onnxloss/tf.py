@@ -140,6 +140,14 @@ def _scores(value: tf.Tensor | None, config: LossConfig) -> tf.Tensor | None:
     return value.op.inputs[0] if value.op.type == "Softmax" else None
 
 
+def _has_bfloat16(graph: Any) -> bool:
+    """Whether a GraphDef computes in bfloat16, in its functions too."""
+    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
+    kinds = (kind for body in bodies for node in body for kind in node.attr.values())
+    bfloat16 = tf.bfloat16.as_datatype_enum
+    return any(bfloat16 in (kind.type, *kind.list.type) for kind in kinds)
+
+
 def _structure(model: keras.Model, signature: Sequence[tf.TensorSpec]) -> Any:
     """How a Keras model takes its inputs: a functional one as it was made, with lists and dicts."""
     if not hasattr(model, "input"):
@@ -207,13 +215,18 @@ def _converted(
         # A function's arguments name the inputs that the signature does not.
         forward = tf.function(called if is_keras else functools.wraps(model)(called))
     try:
-        forward.get_concrete_function(*input_signature)  # the trace that tf2onnx takes
+        traced = forward.get_concrete_function(*input_signature)  # tf2onnx takes the same
         if masks and config.source in (CATEGORICAL, SPARSE_CATEGORICAL):
             raise LossError(
                 f"tf.export: output {output} of the model has a Keras mask; expected none: "
                 f"{config.source} leaves out what it masks, ours does not. Pass "
                 "tf.function(model), and the mask as sample_weights, for a mean with "
                 'reduction="mean_with_sample_weight".'
+            )
+        if _has_bfloat16(traced.graph.as_graph_def()):
+            raise LossError(
+                "tf.export: dtype in the model is bfloat16; expected another, as of the Keras "
+                "policies float32 and mixed_float16: tf2onnx writes bfloat16 as float16."
             )
         converted, _ = tf2onnx.convert.from_function(
             forward, input_signature=input_signature, opset=_OPSET

@@ -230,6 +230,22 @@ def test_a_model_with_a_dict_of_inputs() -> None:
         onnxloss.tf.export(model, loss, signature)
 
 
+def test_bfloat16_is_refused() -> None:
+    """tf2onnx writes it as float16, and weights as bfloat16."""
+    loss = keras.losses.SparseCategoricalCrossentropy()
+    policy = keras.DTypePolicy("mixed_bfloat16")
+    model = keras.Sequential([L.Input((4,)), L.Dense(3, dtype=policy), L.Softmax(dtype="float32")])
+    with pytest.raises(onnxloss.LossError, match=r"bfloat16; expected another"):
+        onnxloss.tf.export(model, loss)
+
+    @tf.function(autograph=False)
+    def inner(rows: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.cast(rows, tf.bfloat16), tf.float32)
+
+    with pytest.raises(onnxloss.LossError, match=r"bfloat16; expected another"):
+        onnxloss.tf.export(lambda rows: inner(rows), loss, [tf.TensorSpec((None, 4), tf.float32)])
+
+
 def test_a_keras_mask_is_refused() -> None:
     """Keras's loss objects leave its positions out; their functions know of none."""
     keras.utils.set_random_seed(1)

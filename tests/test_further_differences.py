@@ -98,6 +98,20 @@ def test_infinite_weights_are_infinite_or_nan() -> None:
     assert not np.isfinite(run_model(model, feeds, library=True)["loss"])
 
 
+def test_infinite_sample_weights_give_infinity_or_nan() -> None:
+    config = onnxloss.from_tf("keras.losses.SparseCategoricalCrossentropy", from_logits=True)
+    model = onnxloss.export(config, logits=(1, 3), sample_weights=(1,), gradient=True)
+    feeds = {
+        "logits": np.array([[1, 2, 3]], np.float32),
+        "labels": np.array([2]),
+        "sample_weights": np.array([np.inf], np.float32),
+        "dloss": np.ones((), np.float32),
+    }
+    for library, at_the_label in ((False, -np.inf), (True, np.nan)):
+        gradient = run_model(model, feeds, library=library)["dlogits"]
+        np.testing.assert_array_equal(gradient, [[np.inf, np.inf, at_the_label]])
+
+
 def test_no_classes_are_refused() -> None:
     soft = onnxloss.from_torch("torch.nn.functional.cross_entropy", target="probabilities")
     for config in (soft, onnxloss.from_paddle(PADDLE)):

@@ -67,6 +67,14 @@ FURTHER: Mapping[str, tuple[Statement, ...]] = {
             ("test_infinite_weights_are_infinite_or_nan",),
         ),
         Statement(
+            "**Infinite sample weights** of Keras's `SparseCategoricalCrossentropy` make the "
+            "gradient at the label -inf, in the function body too. With the library it is nan.",
+            (
+                "test_keras_weighs_the_gradient_with_inf",
+                "test_infinite_sample_weights_give_infinity_or_nan",
+            ),
+        ),
+        Statement(
             "**No classes**: PyTorch and Paddle give nan for logits `[N, 0]` and probabilities. "
             "Ours are refused.",
             ("test_torch_gives_nan_without_classes", "test_no_classes_are_refused"),

@@ -109,6 +109,39 @@ EXTREMES = (
         "nan, as in TensorFlow and Keras.",
     ),
     Row(
+        "an ignored row with a sample weight of nan, mean",
+        (
+            Answer(
+                SPARSE_CATEGORICAL,
+                np.array([2, -1]),
+                NAN,
+                0.407606,
+                settings={"from_logits": True, "ignore_class": -1},
+                sample_weights=np.array([1, NAN], np.float32),
+            ),
+        ),
+        "An ignored row's weight does not matter in ours.",
+    ),
+    Row(
+        "an ignored row with a sample weight of inf, `mean_with_sample_weight`: gradient",
+        (
+            Answer(
+                SPARSE_CATEGORICAL,
+                np.array([2, -1]),
+                NANS,
+                (0.0900306, 0.244728, -0.334759),
+                settings={
+                    "from_logits": True,
+                    "ignore_class": -1,
+                    "reduction": "mean_with_sample_weight",
+                },
+                sample_weights=np.array([1, INF], np.float32),
+                of="dlogits",
+            ),
+        ),
+        "In Keras such a weight makes the gradient of the other rows nan.",
+    ),
+    Row(
         "logits (1, 2, -inf), label 2 of weight 0, sum",
         (
             Answer(

@@ -79,6 +79,15 @@ def test_tensorflow_divides_no_nan() -> None:
     assert loss(labels, logits, sample_weight=np.zeros(1)) == 0
 
 
+def test_keras_weighs_the_gradient_with_inf() -> None:
+    logits = tf.constant([[1.0, 2.0, 3.0]])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        value = loss(np.array([2]), logits, sample_weight=np.array([np.inf]))
+    np.testing.assert_array_equal(tape.gradient(value, logits), [[np.inf, np.inf, -np.inf]])
+
+
 def test_keras_multiplies_nan_by_0() -> None:
     assert np.isnan(keras.losses.CategoricalCrossentropy()(np.zeros((1, 3)), np.zeros((1, 3))))
 

@@ -105,6 +105,59 @@ def test_convolution(batch: int | str, pool: str | None) -> None:
     assert by_step == pytest.approx(by_difference, rel=1e-3)
 
 
+@pytest.mark.parametrize("sizes", [(4, 3), ("T", "N")], ids=["fixed", "dynamic"])
+@pytest.mark.parametrize(("operator", "gates"), [("RNN", 1), ("GRU", 3), ("LSTM", 4)])
+def test_recurrent(operator: str, gates: int, sizes: tuple[int | str, int | str]) -> None:
+    """Both ways through the sequence, with a result of each step and of the last one."""
+    random = np.random.default_rng(2)
+    shapes = {"W": (2, gates * 6, 5), "R": (2, gates * 6, 6), "B": (2, gates * 12), "P": (12, 5)}
+    parameters = {name: random.normal(size=shape) * 0.5 for name, shape in shapes.items()}
+    constants = {"row": np.array([-1, 12]), "first": np.array([0])}
+    node = helper.make_node
+    nodes = [
+        node(operator, [*"xWRB"], ["Y", "last"], hidden_size=6, direction="bidirectional"),
+        node("ReduceMean", ["Y", "first"], ["mean"], keepdims=0),
+        node("Add", ["mean", "last"], ["sum"]),
+        node("Transpose", ["sum"], ["turned"], perm=[1, 0, 2]),
+        node("Reshape", ["turned", "row"], ["features"]),
+        node("MatMul", ["features", "P"], ["logits"]),
+    ]
+    x, labels = random.normal(size=(4, 3, 5)), np.array([0, 3, 4])
+
+    def forward(dtype: type) -> onnx.ModelProto:
+        elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        arrays = {name: array.astype(dtype) for name, array in parameters.items()}
+        inputs = [value("x", [*sizes, 5], elem_type)]
+        return model_of(nodes, inputs, [sizes[1], 5], {**arrays, **constants}, elem_type=elem_type)
+
+    # Between the step and ONNX Runtime's own kernel, which has float32 only.
+    single = forward(np.float32)
+    step, feeds = training_step(single, CONFIG), {"x": x.astype(np.float32), "labels": labels}
+    ours = run_session(
+        make_session(step, library=False),
+        {**feeds, **initial_state(step, single), "learning_rate": np.zeros((), np.float32)},
+    )
+    theirs = run_session(make_session(onnxloss.append_to(single, CONFIG), library=False), feeds)
+    for name in ("logits", "loss"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-5)
+
+    double = {"x": x, "labels": labels}
+    by_step, by_difference = along_gradient(forward(np.float64), double, CONFIG, h=1e-5)
+    assert by_step == pytest.approx(by_difference, rel=1e-7)
+
+
+def test_an_output_that_repeats_another_stays() -> None:
+    forward = mlp()
+    put_before_logits(
+        forward.graph,
+        helper.make_node("Identity", ["before"], ["logits"]),
+        helper.make_node("Identity", ["logits"], ["scores"]),
+    )
+    forward.graph.output.append(value("scores", ["N", 5], TensorProto.FLOAT))
+    step = training_step(forward, CONFIG, logits="logits")
+    assert [output.name for output in step.graph.output][:3] == ["loss", "logits", "scores"]
+
+
 def test_probabilities_and_class_weights() -> None:
     weights = np.array([1, 2, 0.5, 1, 3], np.float64)
     config = onnxloss.from_torch(

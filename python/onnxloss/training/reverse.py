@@ -70,7 +70,9 @@ def with_gradients(
     while any(name.startswith(prefix) for name in taken):
         prefix = f"_{prefix}"
     try:
-        expanded = onnx_ad.expand.expand_functions(model)
+        # Here already, so that the shapes within are inferred: the rules ask for them.
+        expanded = onnx_ad.recurrent.expand_recurrent(model)
+        expanded = onnx_ad.expand.expand_functions(expanded)
         inferred = onnx.shape_inference.infer_shapes(expanded, data_prop=True)
         tape = Tape(inferred, seed=(prefix + output, seed))
         with installed(onnx_ad.rules.REVERSE, onnx_ad.rules.DERIVATIVE, tape):
@@ -90,6 +92,7 @@ def with_gradients(
 def _import_onnx_ad() -> Any:
     try:
         import onnx_ad.expand
+        import onnx_ad.recurrent
         import onnx_ad.rules
     except ImportError as error:
         raise LossError(
@@ -185,12 +188,32 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = ir.from_proto(inferred)
     optimizer.fold_constants(graph)
     rewrite(graph, _SIMPLIFICATIONS)
-    common.IdentityEliminationPass()(graph)
+    _eliminate_identities(graph)
     common.RemoveUnusedNodesPass()(graph)
     result = ir.to_proto(graph)
     result.graph.ClearField("value_info")
     result.functions.extend(functions)
     return result
+
+
+def _eliminate_identities(model: ir.Model) -> None:
+    """Takes out each Identity that is not needed for an output to be a value of its own.
+
+    onnx_ir's pass makes one value of two outputs, and an outer graph's value an output. Of a Scan
+    whose body has one value as its state and its scan output, ONNX Runtime computes wrong numbers.
+    """
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.op_type != "Identity" or node.domain not in _STANDARD_DOMAINS:
+            continue
+        source, result, graph = node.inputs[0], node.outputs[0], node.graph
+        assert source is not None and graph is not None
+        if result.is_graph_output():
+            producer = source.producer()
+            if producer is None or producer.graph is not graph or source.is_graph_output():
+                continue
+            source.name, source.type, source.shape = result.name, result.type, result.shape
+        result.replace_all_uses_with(source, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
 
 
 def _nodes_within(node: onnx.NodeProto) -> list[onnx.NodeProto]:

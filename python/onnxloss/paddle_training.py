@@ -40,7 +40,8 @@ def training_step(
 
     The forward pass goes through paddle2onnx, loss and optimizer are those of
     `onnxloss.training_step`, and so are the model's inputs, outputs and state. The state has the
-    names of the layer's `state_dict()`; parameters with `stop_gradient` are constants.
+    names of the layer's `state_dict()`, a shared tensor the first of its names; parameters with
+    `stop_gradient` are constants.
 
     Args:
         layer: The layer; its output is the logits.
@@ -55,8 +56,9 @@ def training_step(
         A checked model, as `onnxloss.training_step` gives it.
 
     Raises:
-        LossError: A setting that is not known or does not fit; paddle2onnx failed; or the layer
-            has a Dropout in training mode, which paddle2onnx drops.
+        LossError: A setting that is not known or does not fit; paddle2onnx failed, or made a
+            constant of what a parameter is in; or the layer has a Dropout in training mode, which
+            paddle2onnx drops.
 
     Example:
         >>> spec = [paddle.static.InputSpec([None, 64], "float32", "x")]
@@ -67,12 +69,16 @@ def training_step(
     refuse_decided(settings, _DECIDED)
     config = loss if isinstance(loss, LossConfig) else from_paddle(loss)
     model = forward_model(layer, input_spec, opset_version=opset_version)
-    there = {tensor.name for tensor in model.graph.initializer}
-    trained = [
-        name
-        for name, parameter in layer.named_parameters()
-        if not parameter.stop_gradient and name in there
-    ]
+    names, there = _names(layer), {tensor.name for tensor in model.graph.initializer}
+    trained = [names[each.name] for each in layer.parameters() if not each.stop_gradient]
+    missing = [name for name in trained if name not in there]
+    if missing:
+        raise LossError(
+            f"training_step: the converted model has no {', '.join(missing)}: forward does not use "
+            "what is named, or weight_norm or spectral_norm computes a weight of it beforehand; "
+            "expected every parameter but those with stop_gradient = True. "
+            "nn.utils.remove_weight_norm makes a parameter of the weight."
+        )
     # Paddle makes the root logger print what these log for information.
     with quiet("onnx_ir", "onnxscript"):
         return training_step_of(
@@ -85,7 +91,7 @@ def forward_model(
 ) -> onnx.ModelProto:
     """The layer's model, as `initial_state`, `trained_model` and `Trainer` take it.
 
-    Its initializers are the parameters and buffers, under their names in `state_dict()`. A
+    Its initializers are the parameters and buffers, with the names of `training_step`. A
     BatchNorm in training mode is in training mode there too.
 
     Args:
@@ -101,11 +107,10 @@ def forward_model(
     _refuse_dropout(layer, model.graph)
     if len(model.graph.output) != 1:
         raise expected("training_step", "number of outputs", len(model.graph.output), "1: logits")
-    names = {tensor.name: name for name, tensor in layer.state_dict().items()}
-    names[model.graph.output[0].name] = LOGITS
+    _set_training_mode(model.graph, layer)
+    names = {**_names(layer), model.graph.output[0].name: LOGITS}
     _rename(model.graph, names)
     _take_constants(model.graph, set(names.values()))
-    _set_training_mode(model.graph, layer)
     onnx.checker.check_model(model)
     return model
 
@@ -148,6 +153,14 @@ def load_state(layer: paddle.nn.Layer, state: Mapping[str, np.ndarray]) -> None:
             tensor.set_value(np.array(state[name]))
 
 
+def _names(layer: paddle.nn.Layer) -> dict[str, str]:
+    """The name of each tensor in `state_dict()`, the first one where it has several, by its own."""
+    names: dict[str, str] = {}
+    for name, tensor in layer.state_dict().items():
+        names.setdefault(tensor.name, name)
+    return names
+
+
 def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     for node in graph.node:
         for values in (node.input, node.output):
@@ -172,8 +185,8 @@ def _take_constants(graph: onnx.GraphProto, names: set[str]) -> None:
 def _set_training_mode(graph: onnx.GraphProto, layer: paddle.nn.Layer) -> None:
     """paddle2onnx writes every BatchNorm as one for inference."""
     training = {
-        f"{name}._mean" if name else "_mean"
-        for name, part in layer.named_sublayers(include_self=True)
+        part._mean.name
+        for part in layer.sublayers(include_self=True)
         if hasattr(part, "_mean") and part.training and not getattr(part, "_use_global_stats", None)
     }
     for node in graph.node:

@@ -71,7 +71,7 @@ def export(
             f"paddle.export: {', '.join(settings)} is given beside a LossConfig; "
             "set it where the configuration is made."
         )
-    model = convert(layer, input_spec, opset_version)
+    model, _ = convert("paddle.export", layer, input_spec, opset_version)
     labels, dtype = "labels", None
     if label_spec is not None:
         labels = label_spec.name or labels

@@ -57,7 +57,7 @@ def training_step(
 
     Raises:
         LossError: A setting that is not known or does not fit; paddle2onnx failed, or made a
-            constant of what a parameter is in; or the layer has a Dropout in training mode, which
+            constant of what a parameter is in; or the layer has a dropout in training mode, which
             paddle2onnx drops.
 
     Example:
@@ -92,7 +92,7 @@ def forward_model(
     """The layer's model, as `initial_state`, `trained_model` and `Trainer` take it.
 
     Its initializers are the parameters and buffers, with the names of `training_step`. A
-    BatchNorm in training mode is in training mode there too.
+    batch normalization in training mode is in training mode there too.
 
     Args:
         layer: The layer; its output is the logits.
@@ -103,34 +103,15 @@ def forward_model(
         LossError: As `training_step`.
     """
     check_version("training_step", opset_version)
-    model = convert(layer, input_spec, opset_version)
-    _refuse_dropout(layer, model.graph)
+    model, unused_means = convert("training_step", layer, input_spec, opset_version)
     if len(model.graph.output) != 1:
         raise expected("training_step", "number of outputs", len(model.graph.output), "1: logits")
-    _set_training_mode(model.graph, layer)
+    _set_training_mode(model.graph, unused_means)
     names = {**_names(layer), model.graph.output[0].name: LOGITS}
     _rename(model.graph, names)
     _take_constants(model.graph, set(names.values()))
     onnx.checker.check_model(model)
     return model
-
-
-def _refuse_dropout(layer: paddle.nn.Layer, graph: onnx.GraphProto) -> None:
-    """paddle2onnx writes a dropout as Identity, whatever its mode."""
-    parts = layer.named_sublayers(include_self=True)
-    found = [(name, part) for name, part in parts if "Dropout" in type(part).__name__]
-    for name, part in found:
-        if part.training and getattr(part, "p", 0):
-            raise LossError(
-                f'training_step: "{name}" is a {type(part).__name__} in training mode, which '
-                "paddle2onnx drops; expected none: call its eval(), or train without it."
-            )
-    names = [name for node in graph.node for name in node.output if ".dropout." in name]
-    if layer.training and len(names) > len(found):
-        raise LossError(
-            "training_step: the layer calls nn.functional.dropout, which paddle2onnx drops; "
-            "expected none in training mode: call eval(), or train without it."
-        )
 
 
 def load_state(layer: paddle.nn.Layer, state: Mapping[str, np.ndarray]) -> None:
@@ -182,16 +163,18 @@ def _take_constants(graph: onnx.GraphProto, names: set[str]) -> None:
             graph.node.append(node)
 
 
-def _set_training_mode(graph: onnx.GraphProto, layer: paddle.nn.Layer) -> None:
-    """paddle2onnx writes every BatchNorm as one for inference."""
-    training = {
-        part._mean.name
-        for part in layer.sublayers(include_self=True)
-        if hasattr(part, "_mean") and part.training and not getattr(part, "_use_global_stats", None)
-    }
+def _set_training_mode(graph: onnx.GraphProto, means: set[str]) -> None:
+    """Each BatchNormalization with one of these running means normalizes with its batch."""
+    found = set()
     for node in graph.node:
-        if node.op_type == "BatchNormalization" and node.input[3] in training:
+        if node.op_type == "BatchNormalization" and node.input[3] in means:
+            found.add(node.input[3])
             for entry in list(node.attribute):
                 if entry.name == "training_mode":
                     node.attribute.remove(entry)
             node.attribute.append(onnx.helper.make_attribute("training_mode", 1))
+    for name in means - found:
+        raise LossError(
+            f"training_step: the running mean of a batch_norm in training mode is {name}; expected "
+            "a buffer of the layer."
+        )

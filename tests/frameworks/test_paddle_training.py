@@ -176,26 +176,56 @@ def test_parameters_that_become_constants_are_refused() -> None:
         onnxloss.paddle.training_step(layer, nn.CrossEntropyLoss(), spec)
 
 
-def test_dropout_is_refused() -> None:
-    layer = nn.Sequential(nn.Linear(16, 8), nn.Dropout(0.5), nn.Linear(8, CLASSES))
-    spec = [InputSpec([None, 16], "float32", "x")]
-    with pytest.raises(onnxloss.LossError, match=r'"1" is a Dropout in training mode'):
-        onnxloss.paddle.training_step(layer, nn.CrossEntropyLoss(), spec)
-    layer.eval()
-    onnxloss.paddle.training_step(layer, nn.CrossEntropyLoss(), spec)
+class Functional(nn.Layer):
+    """Calls a function, in its mode; beside it dropouts that do nothing."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.output, self.function = nn.Linear(16, CLASSES), function
+        self.zero, self.unused = nn.Dropout(0.0), nn.Dropout(0.5)
+        self.lstm = nn.LSTM(16, 16, num_layers=2, dropout=0.5)
+        self.register_buffer("mean", paddle.zeros([16]))
+        self.register_buffer("variance", paddle.ones([16]))
+
+    def forward(self, x: Any) -> Any:
+        """The logits."""
+        return self.output(self.function(self, self.zero(x)))
 
 
-def test_functional_dropout_is_refused() -> None:
-    class Functional(nn.Linear):
-        def forward(self, x: Any) -> Any:
-            return super().forward(nn.functional.dropout(x, 0.5, training=self.training))
+DROPOUTS: dict[str, Callable[[], Any]] = {
+    "dropout in Dropout": lambda: nn.Sequential(nn.Linear(16, 8), nn.Dropout(), nn.Linear(8, 5)),
+    "dropout in forward": lambda: Functional(
+        lambda self, x: nn.functional.dropout(x, 0.5, training=self.training)
+    ),
+    "rnn in LSTM": lambda: Functional(lambda self, x: self.lstm(x.unsqueeze(1))[0].squeeze(1)),
+}
 
-    layer = Functional(16, CLASSES)
-    spec = [InputSpec([None, 16], "float32", "x")]
-    with pytest.raises(onnxloss.LossError, match=r"the layer calls nn\.functional\.dropout"):
-        onnxloss.paddle.forward_model(layer, spec)
+
+@pytest.mark.parametrize("place", DROPOUTS)
+def test_dropout_is_refused(place: str) -> None:
+    layer, spec = DROPOUTS[place](), [InputSpec([None, 16], "float32", "x")]
+    for convert in (onnxloss.paddle.training_step, onnxloss.paddle.export):
+        with pytest.raises(onnxloss.LossError, match=rf"{place}\S* is in training mode.*eval\(\)"):
+            convert(layer, nn.CrossEntropyLoss(), spec)
     layer.eval()
     onnxloss.paddle.forward_model(layer, spec)
+
+
+def test_a_functional_batch_norm_is_in_the_mode_of_the_call() -> None:
+    spec = [InputSpec([None, 16], "float32", "x")]
+
+    norm = nn.functional.batch_norm
+    layer = Functional(lambda self, x: norm(x, self.mean, self.variance, training=self.training))
+    modes = []
+    for _ in range(2):
+        graph = onnxloss.paddle.forward_model(layer, spec).graph
+        (node,) = (node for node in graph.node if node.op_type == "BatchNormalization")
+        modes.append([entry.i for entry in node.attribute if entry.name == "training_mode"])
+        layer.eval()
+    assert modes == [[1], [0]]
+    layer = Functional(lambda _, x: norm(x, paddle.zeros([16]), paddle.ones([16]), training=True))
+    with pytest.raises(onnxloss.LossError, match=r"in training mode is pd_op.full; expected a buf"):
+        onnxloss.paddle.forward_model(layer, spec)
 
 
 def test_a_state_of_other_shapes_is_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,12 +18,21 @@ import paddle
 
 from .errors import LossError, check_type, expected
 
+_SECONDS = 600
 _CONVERT = """
+import signal
 import sys
+
+program, parameters, result, opset, seconds = sys.argv[1:]
+# The kernel ends this process then, whatever it is doing and whoever waits for it.
+signal.setitimer(signal.ITIMER_REAL, float(seconds))
+
+import paddle
 import paddle2onnx
 
+# Paddle's handlers wait forever where it is the heap, which they need, that caused the abort.
+paddle.disable_signal_handler()
 # Without a tool there is no optimization; the default one installs itself.
-program, parameters, result, opset = sys.argv[1:]
 paddle2onnx.export(
     program, parameters, result, opset_version=int(opset), optimize_tool=None, verbose=True
 )
@@ -61,7 +71,7 @@ def convert(
         # paddle2onnx knows a layer without parameters by the empty name.
         given = parameters if parameters.exists() else ""
         run = subprocess.run(
-            [sys.executable, "-c", _CONVERT, program, given, result, str(opset)],
+            [sys.executable, "-c", _CONVERT, program, given, result, str(opset), str(_SECONDS)],
             # What this process can import, that one can: a path may have been added here.
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             capture_output=True,
@@ -121,6 +131,8 @@ def _failure(where: str, run: subprocess.CompletedProcess[str]) -> LossError:
     lines = [line.strip() for line in (*run.stderr.splitlines(), *run.stdout.splitlines())]
     errors = [line for line in lines if "[ERROR]" in line]
     errors = errors or [line for line in lines if "Error:" in line] or lines[-1:]
+    if run.returncode == -signal.SIGALRM:
+        errors = [f"it took more than {_SECONDS} seconds."]
     reason = re.sub(r"\x1b\[[\d;]*m", "", " ".join(errors))
     operators = sorted(set(re.findall(r'"pd_op\.(\w+)"', run.stdout)) - {"data", "fetch"})
     return LossError(

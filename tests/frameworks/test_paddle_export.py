@@ -101,6 +101,23 @@ def test_a_model_that_paddle2onnx_cannot_convert_is_an_error() -> None:
         onnxloss.paddle.export(LogGamma(4, 3), CrossEntropyLoss(), SPEC)
 
 
+def test_a_broken_heap_of_paddle2onnx_is_an_error() -> None:
+    """It writes beside its memory here; Paddle's handler of the abort then waits forever."""
+
+    class ByVector(paddle.nn.Linear):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x * paddle.matmul(x, self.weight[:, 0], transpose_y=True))
+
+    with pytest.raises(onnxloss.LossError, match=r"paddle2onnx ended with .*-\d+: .*matmul"):
+        onnxloss.paddle.export(ByVector(4, 3), CrossEntropyLoss(), SPEC)
+
+
+def test_a_conversion_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxloss.paddle_conversion._SECONDS", 0.1)  # less than an import takes
+    with pytest.raises(onnxloss.LossError, match=r"it took more than 0.1 seconds"):
+        onnxloss.paddle.export(_classifier(), CrossEntropyLoss(), SPEC)
+
+
 def test_settings_are_refused_where_they_would_have_no_effect() -> None:
     layer = _classifier()
     config = onnxloss.from_paddle("paddle.nn.CrossEntropyLoss")

@@ -42,7 +42,8 @@ def export(
     its own. The loss does not go through it: paddle2onnx drops or breaks most of its settings.
 
     Args:
-        layer: The layer that computes the logits, in the mode that is to be exported.
+        layer: The layer that computes the logits, in inference mode: `layer.eval()`. A layer in
+            training mode will do if it has no dropout and no batch normalization.
         loss: The loss, as `from_paddle` takes it, or a `LossConfig`.
         input_spec: The layer's inputs, as for `paddle.onnx.export`.
         f: The file to write, if any.
@@ -58,7 +59,8 @@ def export(
         A checked model: the layer's inputs and the labels; the layer's outputs and `loss`.
 
     Raises:
-        LossError: paddle2onnx is not installed or failed, or the loss does not fit the layer.
+        LossError: paddle2onnx is not installed or failed; the layer has a dropout or a batch
+            normalization in training mode; or the loss does not fit the layer.
 
     Example:
         >>> spec = [paddle.static.InputSpec([None, 4], "float32", "x")]
@@ -71,7 +73,13 @@ def export(
             f"paddle.export: {', '.join(settings)} is given beside a LossConfig; "
             "set it where the configuration is made."
         )
-    model, _ = convert("paddle.export", layer, input_spec, opset_version)
+    model, unused_means = convert("paddle.export", layer, input_spec, opset_version)
+    if unused_means:
+        raise LossError(
+            "paddle.export: a batch normalization of the layer takes the statistics of its batch "
+            f"in the place of {', '.join(sorted(unused_means))}, and paddle2onnx writes it as in "
+            "inference; expected none in training mode: call layer.eval()."
+        )
     labels, dtype = "labels", None
     if label_spec is not None:
         labels = label_spec.name or labels

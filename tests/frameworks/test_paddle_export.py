@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,16 @@ def test_a_conversion_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("onnxloss.paddle_conversion._SECONDS", 0.1)  # less than an import takes
     with pytest.raises(onnxloss.LossError, match=r"it took more than 0.1 seconds"):
         onnxloss.paddle.export(_classifier(), CrossEntropyLoss(), SPEC)
+
+
+@pytest.mark.parametrize("part", [paddle.nn.Dropout, lambda: paddle.nn.BatchNorm1D(4)])
+@pytest.mark.filterwarnings("ignore:When training, we now always track")
+def test_a_layer_in_training_mode_is_refused(part: Callable[[], Any]) -> None:
+    layer = paddle.nn.Sequential(part(), paddle.nn.Linear(4, 3))
+    with pytest.raises(onnxloss.LossError, match=r"in training mode.* call (layer.)?eval\(\)"):
+        onnxloss.paddle.export(layer, CrossEntropyLoss(), SPEC)
+    layer.eval()
+    onnxloss.paddle.export(layer, CrossEntropyLoss(), SPEC)
 
 
 def test_settings_are_refused_where_they_would_have_no_effect() -> None:

@@ -13,7 +13,7 @@ import paddle
 from .config import LossConfig
 from .errors import LossError, expected
 from .from_paddle import from_paddle
-from .opset import OPSET, check_version
+from .opset import OPSET, check_valid, check_version
 from .paddle_conversion import convert
 from .quiet import quiet
 from .training.step import refuse_decided
@@ -110,7 +110,7 @@ def forward_model(
     names = {**_names(layer), model.graph.output[0].name: LOGITS}
     _rename(model.graph, names)
     _take_constants(model.graph, set(names.values()))
-    onnx.checker.check_model(model)
+    check_valid("training_step", model)
     return model
 
 

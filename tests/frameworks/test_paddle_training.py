@@ -227,6 +227,13 @@ def test_a_functional_batch_norm_is_in_the_mode_of_the_call() -> None:
         onnxloss.paddle.forward_model(layer, spec)
 
 
+def test_a_model_that_is_not_valid_is_refused() -> None:
+    layer = Functional(lambda self, x: self.rnn(x.unsqueeze(1))[0].squeeze(1))
+    layer.rnn = nn.SimpleRNN(16, 16)  # paddle2onnx leaves values out that its nodes read
+    with pytest.raises(onnxloss.LossError, match=r"training_step: the model is not valid ONNX"):
+        onnxloss.paddle.forward_model(layer, [InputSpec([None, 16], "float32", "x")])
+
+
 def test_a_state_of_other_shapes_is_refused() -> None:
     layer = make_layer("perceptron")
     with pytest.raises(

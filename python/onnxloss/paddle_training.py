@@ -70,8 +70,9 @@ def training_step(
     config = loss if isinstance(loss, LossConfig) else from_paddle(loss)
     model = forward_model(layer, input_spec, opset_version=opset_version)
     names, there = _names(layer), {tensor.name for tensor in model.graph.initializer}
-    trained = [names[each.name] for each in layer.parameters() if not each.stop_gradient]
-    missing = [name for name in trained if name not in there]
+    parameters = {names[p.name]: p for p in layer.parameters() if not p.stop_gradient}
+    _refuse_own_settings(parameters, clips=settings.get("max_norm") is not None)
+    missing = [name for name in parameters if name not in there]
     if missing:
         raise LossError(
             f"training_step: the converted model has no {', '.join(missing)}: forward does not use "
@@ -82,7 +83,12 @@ def training_step(
     # Paddle makes the root logger print what these log for information.
     with quiet("onnx_ir", "onnxscript"):
         return training_step_of(
-            model, config, logits=LOGITS, optimizer=optimizer, parameters=trained, **settings
+            model,
+            config,
+            logits=LOGITS,
+            optimizer=optimizer,
+            parameters=list(parameters),
+            **settings,
         )
 
 
@@ -112,6 +118,19 @@ def forward_model(
     _take_constants(model.graph, set(names.values()))
     check_valid("training_step", model)
     return model
+
+
+def _refuse_own_settings(parameters: Mapping[str, Any], *, clips: bool) -> None:
+    """Refuses what Paddle's optimizers do for a single parameter, which its ParamAttr says."""
+    for name, parameter in parameters.items():
+        for setting, value, allowed in (
+            ("regularizer", parameter.regularizer, None),
+            ("learning_rate", parameter.optimize_attr["learning_rate"], 1.0),
+            ("need_clip", parameter.need_clip or not clips, True),
+        ):
+            if value != allowed:
+                what, reason = f'{setting} of "{name}"', "a step treats all parameters alike"
+                raise expected("training_step", what, value, str(allowed), reason)
 
 
 def load_state(layer: paddle.nn.Layer, state: Mapping[str, np.ndarray]) -> None:

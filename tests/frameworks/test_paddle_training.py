@@ -161,6 +161,21 @@ def test_frozen_parameters_stay() -> None:
     assert "hidden.weight" in {tensor.name for tensor in step.graph.initializer}
 
 
+@pytest.mark.parametrize(
+    ("attribute", "message"),
+    [
+        ({"regularizer": paddle.regularizer.L2Decay(0.5)}, "regularizer of .* is L2Decay, .*; exp"),
+        ({"learning_rate": 0.1}, r"learning_rate of .* is 0\.1; expected 1\.0: a step treats all"),
+        ({"need_clip": False}, "need_clip of .* is False; expected True"),
+    ],
+)
+def test_settings_of_one_parameter_are_refused(attribute: dict[str, Any], message: str) -> None:
+    layer = nn.Linear(16, CLASSES, weight_attr=paddle.ParamAttr(**attribute))
+    spec = [InputSpec([None, 16], "float32", "x")]
+    with pytest.raises(onnxloss.LossError, match=message):
+        onnxloss.paddle.training_step(layer, nn.CrossEntropyLoss(), spec, max_norm=1.0)
+
+
 def test_what_the_layer_decides_is_no_setting() -> None:
     layer = make_layer("perceptron")
     with pytest.raises(onnxloss.LossError, match="parameters is given; expected none: stop_grad"):

@@ -70,9 +70,9 @@ def training_step(
     config = loss if isinstance(loss, LossConfig) else from_paddle(loss)
     model = forward_model(layer, input_spec, opset_version=opset_version)
     names, there = _names(layer), {tensor.name for tensor in model.graph.initializer}
-    parameters = {names[p.name]: p for p in layer.parameters() if not p.stop_gradient}
-    _refuse_own_settings(parameters, clips=settings.get("max_norm") is not None)
-    missing = [name for name in parameters if name not in there]
+    trained = {names[p.name]: p for p in layer.parameters() if not p.stop_gradient}
+    _refuse_own_settings(trained, clips=settings.get("max_norm") is not None)
+    missing = [name for name in trained if name not in there]
     if missing:
         raise LossError(
             f"training_step: the converted model has no {', '.join(missing)}: forward does not use "
@@ -83,12 +83,7 @@ def training_step(
     # Paddle makes the root logger print what these log for information.
     with quiet("onnx_ir", "onnxscript"):
         return training_step_of(
-            model,
-            config,
-            logits=LOGITS,
-            optimizer=optimizer,
-            parameters=list(parameters),
-            **settings,
+            model, config, logits=LOGITS, optimizer=optimizer, parameters=list(trained), **settings
         )
 
 

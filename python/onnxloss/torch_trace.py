@@ -171,6 +171,10 @@ class _Joint:
         trained = [name for name, p in self._parameters.items() if p.requires_grad]
         self.trained = trained if gradients else []
         self.buffers = [name for name, _ in module.named_buffers()] if gradients else []
+        names = {id(tensor): name for name, tensor in self.state.items()}
+        # Tied weights are in several places. A shared module is once among them: functional_call
+        # leaves what it was given in a place that it is told of twice.
+        self._places = {place: names[id(tensor)] for place, tensor in _places(module).items()}
 
     @property
     def output_names(self) -> list[str]:
@@ -189,9 +193,11 @@ class _Joint:
         def keep_buffers(module: torch.nn.Module, *_: Any) -> None:
             after.update(module.named_buffers())
 
+        given = {place: state[name] for place, name in self._places.items()}
         hook = self._module.register_forward_hook(keep_buffers)
         try:
-            logits = torch.func.functional_call(self._module, state, inputs)
+            with _same_attributes(self._module):
+                logits = torch.func.functional_call(self._module, given, inputs, tie_weights=False)
         finally:
             hook.remove()
         if not isinstance(logits, torch.Tensor):
@@ -208,6 +214,27 @@ class _Joint:
                     "expected it to: set its requires_grad to False."
                 )
         return logits.detach(), *(after[name] for name in self.buffers), *gradients
+
+
+def _places(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Each place of a parameter or a buffer, by its first name."""
+    places: dict[str, torch.Tensor] = {}
+    for prefix, part in module.named_modules():
+        places.update(part.named_parameters(prefix, recurse=False, remove_duplicate=False))
+        places.update(part.named_buffers(prefix, recurse=False, remove_duplicate=False))
+    return places
+
+
+@contextlib.contextmanager
+def _same_attributes(module: torch.nn.Module) -> Iterator[None]:
+    """Takes back what a forward pass keeps in the module: here it is what is traced."""
+    before = [(part, {**vars(part), "_buffers": dict(part._buffers)}) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, attributes in before:
+            vars(part).clear()
+            vars(part).update(attributes)
 
 
 def _divided(model: onnx.ModelProto, joint: _Joint) -> Trace:

@@ -229,6 +229,53 @@ def test_the_modules_mode_is_left_as_it_was() -> None:
         assert torch.equal(tensor, before[name]), name
 
 
+class _Shared(nn.Module):
+    """A layer and a BatchNorm under two names each; it keeps what it computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer, norm = nn.Linear(8, 8), nn.BatchNorm1d(8)
+        self.body = nn.Sequential(layer, nn.Tanh(), norm, layer, norm)
+        self.layer, self.output, self.kept = layer, nn.Linear(8, 5), None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.kept = self.body(x)
+        self.register_buffer("registered", self.kept.detach())
+        return self.output(self.layer(self.kept))
+
+
+@pytest.mark.parametrize("shapes", [None, ROWS], ids=["static", "dynamic"])
+def test_a_shared_module_is_trained_as_one_and_left_as_it_was(shapes: Any) -> None:
+    torch.manual_seed(0)
+    module, x, labels = _Shared(), torch.randn(6, 8), torch.arange(6) % 5
+    before = list(module.named_parameters(remove_duplicate=False))
+    values = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    step = onnxloss_torch.training_step(
+        module, nn.CrossEntropyLoss(), [x], momentum=0.9, dynamic_shapes=shapes
+    )
+    forward = onnxloss_torch.forward_model(module, [x], dynamic_shapes=shapes)
+    after = list(module.named_parameters(remove_duplicate=False))
+    assert [name for name, _ in before] == [name for name, _ in after]
+    assert all(a is b for (_, a), (_, b) in zip(before, after, strict=True))
+    assert module.kept is None and values.keys() == module.state_dict().keys()
+    assert all(torch.equal(tensor, values[name]) for name, tensor in module.state_dict().items())
+
+    trainer = onnxloss.Trainer(step, forward, learning_rate=0.1)
+    update = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(4):
+        loss = nn.functional.cross_entropy(module(x), labels)
+        update.zero_grad()
+        loss.backward()
+        update.step()
+        ours = trainer.step({"x": x.numpy(), "labels": labels.numpy()})
+        assert ours == pytest.approx(loss.item(), abs=1e-5)
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if name != "registered":
+            np.testing.assert_allclose(
+                trainer.state[name], tensor.detach(), rtol=0, atol=1e-5, err_msg=name
+            )
+
+
 class _Tuple(nn.Linear):
     def forward(self, x: torch.Tensor) -> Any:
         return super().forward(x), x

@@ -26,6 +26,7 @@ from .onnxscript_defs import CATALOGUE, DOMAIN, OPSET_VERSION
 from .opset import check_version
 from .quiet import quiet
 from .schema import schema_of
+from .torch_program import model_of
 from .torch_training import forward_model, load_state, training_step
 from .writer import nodes_of, subgraphs
 
@@ -85,11 +86,19 @@ def export(
         optimize=optimize,
         **options,
     )
-    model = program.model_proto
+    model = model_of(program)
     written = next(entry.version for entry in model.opset_import if entry.domain == "")
     if written != opset_version:
         allowed = f"one that PyTorch can write: it wrote {written}"
         raise expected("torch.export", "opset_version", opset_version, allowed)
+    for option, values in (
+        ("input_names", model.graph.input),
+        ("output_names", model.graph.output),
+    ):
+        names = list(options.get(option) or ())
+        if names != [value.name for value in values[: len(names)]]:
+            allowed = "one at most for each, that no other value has"
+            raise expected("torch.export", option, names, allowed)
     if all(node.domain != DOMAIN for node in nodes_of(model.graph)):
         warnings.warn(
             "torch.export: the module calls no cross_entropy, and the model has no loss of "

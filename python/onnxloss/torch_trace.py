@@ -32,6 +32,7 @@ from .errors import LossError, expected, root_of
 from .from_torch import tensor_to_array
 from .quiet import quiet
 from .torch_decompositions import decompositions
+from .torch_program import model_of
 
 LOGITS = "logits"
 _SEED = ("onnxloss.training", "dlogits")
@@ -106,6 +107,11 @@ def trace(
     if len(names) != len(inputs):
         raise expected("training_step", "input_names", names, f"{len(inputs)} names")
     joint = _Joint(module, len(inputs), gradients)
+    if LOGITS in joint.state:
+        raise LossError(
+            f'training_step: a parameter or buffer of the module is named "{LOGITS}", as the '
+            "model's output; expected another name."
+        )
     for name in names:
         if name == LOGITS or name in joint.state or names.count(name) > 1:
             allowed = f"names once each, other than \"{LOGITS}\", the output's, and the state's"
@@ -139,7 +145,7 @@ def trace(
             f"training_step: PyTorch cannot trace or export the module: "
             f"{type(root).__name__}: {first}"
         ) from error
-    return _divided(program.model_proto, joint)
+    return _divided(model_of(program), joint)
 
 
 def _traced(

@@ -164,6 +164,33 @@ def test_losses_in_branches_and_loops(module: torch.nn.Module) -> None:
             np.testing.assert_allclose(loss, module(logits, labels), rtol=1e-5, err_msg=str(shift))
 
 
+class _Named(torch.nn.Module):
+    """Parameter, buffer, input and output are called as torch.onnx calls the operators' values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matmul = torch.nn.Parameter(torch.randn(8, 4))
+        self.cross_entropy_loss = torch.nn.Parameter(torch.randn(4))
+        self.register_buffer("mean", torch.randn(4))
+
+    def forward(self, view: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        logits = view.view(-1, 8) @ self.matmul + self.cross_entropy_loss - self.mean
+        return F.cross_entropy(logits, labels), logits.mean()
+
+
+def test_names_of_parameters_and_inputs_are_kept() -> None:
+    module, example = _Named(), (torch.randn(3, 8), torch.tensor([0, 1, 2]))
+    model = _export(module, example)
+    names = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    assert {tensor.name for tensor in model.graph.initializer} == names
+    feeds = {"view": example[0].numpy(), "labels": example[1].numpy()}
+    results = run_model(model, feeds, library=False).values()
+    for ours, theirs in zip(results, module(*example), strict=True):
+        np.testing.assert_allclose(ours, theirs.detach(), rtol=1e-5)
+    with pytest.raises(onnxloss.LossError, match=r"output_names is \['mean'\]; expected one at"):
+        _export(module, example, output_names=["mean"])
+
+
 def test_a_node_says_what_it_computes() -> None:
     args = (torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0]))
     model = _export(_Loss({"label_smoothing": 0.1}), args)

@@ -276,6 +276,33 @@ def test_a_shared_module_is_trained_as_one_and_left_as_it_was(shapes: Any) -> No
             )
 
 
+class _Named(nn.Module):
+    """What is its own and what it is given is called as torch.onnx calls the operators' values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.t, self.mm = nn.Parameter(torch.randn(5, 8)), nn.Parameter(torch.randn(5, 5))
+        self.dlogits = nn.Parameter(torch.randn(5))
+        self.register_buffer("mean", torch.randn(8))
+
+    def forward(self, view: torch.Tensor) -> torch.Tensor:
+        return (view.view(-1, 8) - self.mean - view.mean()) @ self.t.t() @ self.mm + self.dlogits
+
+
+def test_a_name_of_torch_onnx_is_free_for_the_module() -> None:
+    torch.manual_seed(0)
+    module, x, labels = _Named(), torch.randn(6, 8), torch.arange(6) % 5
+    step = onnxloss_torch.training_step(module, nn.CrossEntropyLoss(), [x])
+    trainer = onnxloss.Trainer(step, onnxloss_torch.forward_model(module, [x]), learning_rate=0.1)
+    loss = nn.functional.cross_entropy(module(x), labels)
+    loss.backward()
+    torch.optim.SGD(module.parameters(), lr=0.1).step()
+    ours = trainer.step({"view": x.numpy(), "labels": labels.numpy()})
+    assert ours == pytest.approx(loss.item(), abs=1e-5)
+    for name, parameter in module.named_parameters():
+        np.testing.assert_allclose(trainer.state[name], parameter.detach(), atol=1e-5, rtol=0)
+
+
 class _Tuple(nn.Linear):
     def forward(self, x: torch.Tensor) -> Any:
         return super().forward(x), x
@@ -285,6 +312,12 @@ class _Unused(nn.Linear):
     def __init__(self) -> None:
         super().__init__(8, 5)
         self.unused = nn.Parameter(torch.zeros(3))
+
+
+class _Logits(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(8, 5)
+        self.logits = nn.Parameter(torch.zeros(5))
 
 
 class _Branch(nn.Linear):
@@ -297,12 +330,13 @@ class _Branch(nn.Linear):
     [
         (lambda: _Tuple(8, 5), "module's output is .tuple.; expected one tensor"),
         (_Unused, 'does not depend on the parameter "unused"'),
+        (_Logits, 'named "logits", as the model.s output; expected another name'),
         (lambda: _Branch(8, 5), "cannot trace or export the module"),
         (lambda: nn.Linear(8, 5).half(), 'dtype of "weight" is torch.float16; expected float32'),
         (lambda: nn.Linear(8, 5).requires_grad_(False), "no parameter has requires_grad"),
         (lambda: nn.functional.relu, 'module is "function"; expected a torch.nn.Module'),
     ],
-    ids=["tuple", "unused", "branch", "half", "frozen", "function"],
+    ids=["tuple", "unused", "logits", "branch", "half", "frozen", "function"],
 )
 def test_what_cannot_be_trained_is_refused(make: Any, message: str) -> None:
     with pytest.raises(onnxloss.LossError, match=message):

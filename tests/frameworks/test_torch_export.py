@@ -191,6 +191,24 @@ def test_names_of_parameters_and_inputs_are_kept() -> None:
         _export(module, example, output_names=["mean"])
 
 
+class _Twice(torch.nn.Module):
+    """The loss is an output twice, and another one an output of another dtype."""
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        loss = F.cross_entropy(logits, labels)
+        return loss, loss, F.cross_entropy(logits.half(), labels, reduction="none")
+
+
+def test_a_loss_that_is_an_output_is_optimized() -> None:
+    """torch.onnx's optimizer takes the type of a custom operator's result away."""
+    module, example = _Twice(), (torch.randn(3, 4), torch.tensor([0, 1, 2]))
+    model = _export(module, example, optimize=True)
+    feeds = {"logits": example[0].numpy(), "labels": example[1].numpy()}
+    results = run_model(model, feeds, library=False).values()
+    for ours, theirs in zip(results, module(*example), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3)
+
+
 def test_a_node_says_what_it_computes() -> None:
     args = (torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0]))
     model = _export(_Loss({"label_smoothing": 0.1}), args)

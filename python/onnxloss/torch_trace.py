@@ -54,7 +54,8 @@ class Trace:
     Attributes:
         forward: Inputs: those of the module. Initializers: its parameters and buffers, under their
             own names. Outputs: `logits`.
-        buffers: The buffers that change, each with the value that it becomes.
+        buffers: Buffers, and parameters that are not trained, that the forward pass changes; each
+            with the value that it becomes.
         backward: The nodes of the backward pass, in order; they read values of `forward`.
         seed: The value in them that is the gradient by the logits.
         gradients: For each trained parameter the value in them that is its gradient.
@@ -94,7 +95,7 @@ def trace(
     Args:
         module: The module; it gives the logits.
         inputs: Its example inputs.
-        gradients: Adds the backward pass, and the buffers that change.
+        gradients: Adds the backward pass, and what the forward pass changes.
         input_names: Names of the inputs; by default those of the parameters of `forward`.
         dynamic_shapes: For each input its dynamic dimensions, as for `torch.export.export`.
         opset_version: Version of ai.onnx.
@@ -176,7 +177,7 @@ class _Joint:
         self.state = {**self._parameters, **dict(module.named_buffers())}
         trained = [name for name, p in self._parameters.items() if p.requires_grad]
         self.trained = trained if gradients else []
-        self.buffers = [name for name, _ in module.named_buffers()] if gradients else []
+        self.kept = list(self.state) if gradients else []
         names = {id(tensor): name for name, tensor in self.state.items()}
         # Tied weights are in several places. A shared module is once among them: functional_call
         # leaves what it was given in a place that it is told of twice.
@@ -185,7 +186,7 @@ class _Joint:
     @property
     def output_names(self) -> list[str]:
         """What the function returns."""
-        return [LOGITS, *map(_next, self.buffers), *map(_gradient, self.trained)]
+        return [LOGITS, *map(_next, self.kept), *map(_gradient, self.trained)]
 
     def __call__(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         inputs, values = tensors[: self._num_inputs], tensors[self._num_inputs :]
@@ -196,16 +197,25 @@ class _Joint:
             state[name].requires_grad_(name in self.trained)
         after: dict[str, torch.Tensor] = {}
 
-        def keep_buffers(module: torch.nn.Module, *_: Any) -> None:
-            after.update(module.named_buffers())
+        def keep(module: torch.nn.Module, *_: Any) -> None:
+            after.update(_places(module))
 
         given = {place: state[name] for place, name in self._places.items()}
-        hook = self._module.register_forward_hook(keep_buffers)
+        stored = {name: _storage(tensor) for name, tensor in state.items()}
+        hook = self._module.register_forward_hook(keep)
         try:
             with _same_attributes(self._module):
                 logits = torch.func.functional_call(self._module, given, inputs, tie_weights=False)
         finally:
             hook.remove()
+        for place, name in self._places.items():
+            now = after.get(place)
+            moved = now is state[name] and _storage(now) != stored[name]
+            if now is None or now is not after.get(name) or moved:
+                raise LossError(
+                    f'training_step: the forward pass gives "{place}" other data; expected it to '
+                    "change buffers in place, by copy_, and no parameter that is trained."
+                )
         if not isinstance(logits, torch.Tensor):
             raise expected("training_step", "module's output", type(logits).__name__, "one tensor")
         if not self._gradients:
@@ -219,7 +229,12 @@ class _Joint:
                     f'training_step: the loss does not depend on the parameter "{name}"; '
                     "expected it to: set its requires_grad to False."
                 )
-        return logits.detach(), *(after[name] for name in self.buffers), *gradients
+        return logits.detach(), *(after[name].detach() for name in self.kept), *gradients
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """Another one for a tensor whose `data` is set, of which the trace knows nothing."""
+    return tensor.untyped_storage()._cdata
 
 
 def _places(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -252,7 +267,14 @@ def _divided(model: onnx.ModelProto, joint: _Joint) -> Trace:
         # Where in the user's files it comes from is nobody else's.
         del node.metadata_props[:]
     makers = {name: node for node in graph.node for name in node.output}
-    buffers = {name: _next(name) for name in joint.buffers if not _is_same(makers, name)}
+    buffers = {name: _next(name) for name in joint.kept if not _is_same(makers, name)}
+    for name in joint.trained:
+        if name in buffers:
+            raise LossError(
+                f'training_step: the forward pass changes the parameter "{name}" in place, as '
+                "Embedding does with max_norm; expected it to change a copy, or the parameter to "
+                "have no requires_grad."
+            )
     ahead = _ancestors(graph.node, {LOGITS, *buffers.values()})
     forward = [node for node in graph.node if ahead.intersection(node.output)]
     gradients = {name: _gradient(name) for name in joint.trained}

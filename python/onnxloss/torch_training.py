@@ -50,8 +50,8 @@ def training_step(
     Forward and backward pass are PyTorch's own, traced in the mode (train or eval) that the module
     is in; loss and optimizer are those of `onnxloss.training_step`, and so are the model's inputs,
     outputs and state. The state has the names of the module's parameters and buffers. Parameters
-    without `requires_grad` are constants; buffers that the forward pass changes, as the running
-    statistics of BatchNorm, are part of the state.
+    without `requires_grad` are constants; of these and of the buffers those that the forward pass
+    changes, as the running statistics of BatchNorm, are part of the state.
 
     Args:
         module: The module; its output is the logits, as the loss takes them.

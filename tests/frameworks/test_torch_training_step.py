@@ -303,6 +303,62 @@ def test_a_name_of_torch_onnx_is_free_for_the_module() -> None:
         np.testing.assert_allclose(trainer.state[name], parameter.detach(), atol=1e-5, rtol=0)
 
 
+class _Teacher(nn.Module):
+    """A moving average of the trained layer, which the forward pass keeps in a frozen one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained = nn.Linear(8, 5)
+        self.teacher = nn.Linear(8, 5).requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            self.teacher.weight.lerp_(self.trained.weight, 0.5)
+        return self.trained(x) + self.teacher(x)
+
+
+def test_a_frozen_parameter_that_the_forward_pass_changes_is_state() -> None:
+    torch.manual_seed(0)
+    module, x, labels = _Teacher(), torch.randn(6, 8), torch.arange(6) % 5
+    step = onnxloss_torch.training_step(module, nn.CrossEntropyLoss(), [x])
+    trainer = onnxloss.Trainer(step, onnxloss_torch.forward_model(module, [x]), learning_rate=0.5)
+    assert "teacher.weight" in trainer.state and "teacher.bias" not in trainer.state
+    update = torch.optim.SGD(module.trained.parameters(), lr=0.5)
+    for _ in range(3):
+        loss = nn.functional.cross_entropy(module(x), labels)
+        update.zero_grad()
+        loss.backward()
+        update.step()
+        ours = trainer.step({"x": x.numpy(), "labels": labels.numpy()})
+        assert ours == pytest.approx(loss.item(), abs=1e-5)
+    np.testing.assert_allclose(trainer.state["teacher.weight"], module.teacher.weight, atol=1e-5)
+
+
+class _Clamped(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.weight.data.clamp_(-0.1, 0.1)
+        return super().forward(x)
+
+
+class _Data(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.weight.data = self.weight.data / 2
+        return super().forward(x)
+
+
+class _Untied(nn.Linear):
+    """A buffer in two places, of which one gets another."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 5)
+        self.register_buffer("one", torch.zeros(5))
+        self.register_buffer("other", self.one)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.other = self.other + 1
+        return super().forward(x) + self.one
+
+
 class _Tuple(nn.Linear):
     def forward(self, x: torch.Tensor) -> Any:
         return super().forward(x), x
@@ -331,12 +387,18 @@ class _Branch(nn.Linear):
         (lambda: _Tuple(8, 5), "module's output is .tuple.; expected one tensor"),
         (_Unused, 'does not depend on the parameter "unused"'),
         (_Logits, 'named "logits", as the model.s output; expected another name'),
+        (lambda: _Clamped(8, 5), 'changes the parameter "weight" in place, .*; expected it to'),
+        (lambda: _Data(8, 5), 'gives "weight" other data; expected it to change buffers in place'),
+        (_Untied, 'gives "other" other data; expected it to change buffers in place'),
         (lambda: _Branch(8, 5), "cannot trace or export the module"),
         (lambda: nn.Linear(8, 5).half(), 'dtype of "weight" is torch.float16; expected float32'),
         (lambda: nn.Linear(8, 5).requires_grad_(False), "no parameter has requires_grad"),
         (lambda: nn.functional.relu, 'module is "function"; expected a torch.nn.Module'),
     ],
-    ids=["tuple", "unused", "logits", "branch", "half", "frozen", "function"],
+    ids=[
+        *("tuple", "unused", "logits", "clamped", "data", "untied", "branch", "half", "frozen"),
+        "function",
+    ],
 )
 def test_what_cannot_be_trained_is_refused(make: Any, message: str) -> None:
     with pytest.raises(onnxloss.LossError, match=message):

@@ -152,20 +152,20 @@ def trace(
 def _traced(
     joint: _Joint, given: Sequence[torch.Tensor], shapes: Sequence[Mapping[int, Any]] | None
 ) -> torch.fx.GraphModule:
-    """The function as a graph; of its sizes those alone are symbols that are to be dynamic."""
-    make_graph = make_fx(joint, decomposition_table=decompositions())
-    if shapes is None:
-        return make_graph(*given)
+    """The function as a graph; of its sizes those alone are symbols that are to be dynamic.
+
+    It is traced with fake tensors: what depends on the values of the example cannot get in.
+    """
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     fakes = []
-    for tensor, shape in zip(given, shapes, strict=True):
+    for tensor, shape in zip(given, shapes or [{}] * len(given), strict=True):
         sizes = [
             DimDynamic.DYNAMIC if dim in shape else DimDynamic.STATIC for dim in range(tensor.dim())
         ]
         context = StatelessSymbolicContext(dynamic_sizes=sizes)
         fakes.append(mode.from_tensor(tensor, symbolic_context=context))
     with mode:
-        return make_graph(*fakes)
+        return make_fx(joint, decomposition_table=decompositions())(*fakes)
 
 
 class _Joint:

@@ -229,6 +229,27 @@ def test_the_modules_mode_is_left_as_it_was() -> None:
         assert torch.equal(tensor, before[name]), name
 
 
+def _trained(module: nn.Module, batches: list[torch.Tensor], **settings: Any) -> onnxloss.Trainer:
+    """Trains the module beside its training step, made of the first batch, to the same state."""
+    step = onnxloss_torch.training_step(module, nn.CrossEntropyLoss(), batches[:1], **settings)
+    forward = onnxloss_torch.forward_model(module, batches[:1], **settings)
+    trainer = onnxloss.Trainer(step, forward, learning_rate=0.1)
+    update = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.1)
+    for x in batches:
+        labels = torch.arange(len(x)) % 5
+        loss = nn.functional.cross_entropy(module(x), labels)
+        update.zero_grad()
+        loss.backward()
+        update.step()
+        ours = trainer.step({step.graph.input[0].name: x.numpy(), "labels": labels.numpy()})
+        assert ours == pytest.approx(loss.item(), abs=1e-5)
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if name in trainer.state:
+            wanted = tensor.detach()
+            np.testing.assert_allclose(trainer.state[name], wanted, rtol=0, atol=1e-5, err_msg=name)
+    return trainer
+
+
 class _Shared(nn.Module):
     """A layer and a BatchNorm under two names each; it keeps what it computed."""
 
@@ -247,33 +268,18 @@ class _Shared(nn.Module):
 @pytest.mark.parametrize("shapes", [None, ROWS], ids=["static", "dynamic"])
 def test_a_shared_module_is_trained_as_one_and_left_as_it_was(shapes: Any) -> None:
     torch.manual_seed(0)
-    module, x, labels = _Shared(), torch.randn(6, 8), torch.arange(6) % 5
+    module, x = _Shared(), torch.randn(6, 8)
     before = list(module.named_parameters(remove_duplicate=False))
     values = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    step = onnxloss_torch.training_step(
-        module, nn.CrossEntropyLoss(), [x], momentum=0.9, dynamic_shapes=shapes
-    )
-    forward = onnxloss_torch.forward_model(module, [x], dynamic_shapes=shapes)
+    onnxloss_torch.training_step(module, nn.CrossEntropyLoss(), [x], dynamic_shapes=shapes)
+    onnxloss_torch.forward_model(module, [x], dynamic_shapes=shapes)
     after = list(module.named_parameters(remove_duplicate=False))
-    assert [name for name, _ in before] == [name for name, _ in after]
-    assert all(a is b for (_, a), (_, b) in zip(before, after, strict=True))
+    assert all(a[0] == b[0] and a[1] is b[1] for a, b in zip(before, after, strict=True))
     assert module.kept is None and values.keys() == module.state_dict().keys()
     assert all(torch.equal(tensor, values[name]) for name, tensor in module.state_dict().items())
-
-    trainer = onnxloss.Trainer(step, forward, learning_rate=0.1)
-    update = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(4):
-        loss = nn.functional.cross_entropy(module(x), labels)
-        update.zero_grad()
-        loss.backward()
-        update.step()
-        ours = trainer.step({"x": x.numpy(), "labels": labels.numpy()})
-        assert ours == pytest.approx(loss.item(), abs=1e-5)
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if name != "registered":
-            np.testing.assert_allclose(
-                trainer.state[name], tensor.detach(), rtol=0, atol=1e-5, err_msg=name
-            )
+    trainer = _trained(module, [x] * 3, dynamic_shapes=shapes)
+    names = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    assert trainer.state.keys() == names - {"registered"}
 
 
 class _Named(nn.Module):
@@ -291,16 +297,8 @@ class _Named(nn.Module):
 
 def test_a_name_of_torch_onnx_is_free_for_the_module() -> None:
     torch.manual_seed(0)
-    module, x, labels = _Named(), torch.randn(6, 8), torch.arange(6) % 5
-    step = onnxloss_torch.training_step(module, nn.CrossEntropyLoss(), [x])
-    trainer = onnxloss.Trainer(step, onnxloss_torch.forward_model(module, [x]), learning_rate=0.1)
-    loss = nn.functional.cross_entropy(module(x), labels)
-    loss.backward()
-    torch.optim.SGD(module.parameters(), lr=0.1).step()
-    ours = trainer.step({"view": x.numpy(), "labels": labels.numpy()})
-    assert ours == pytest.approx(loss.item(), abs=1e-5)
-    for name, parameter in module.named_parameters():
-        np.testing.assert_allclose(trainer.state[name], parameter.detach(), atol=1e-5, rtol=0)
+    trainer = _trained(_Named(), [torch.randn(6, 8)])
+    assert trainer.state.keys() == {"t", "mm", "dlogits"}
 
 
 class _Teacher(nn.Module):
@@ -319,19 +317,19 @@ class _Teacher(nn.Module):
 
 def test_a_frozen_parameter_that_the_forward_pass_changes_is_state() -> None:
     torch.manual_seed(0)
-    module, x, labels = _Teacher(), torch.randn(6, 8), torch.arange(6) % 5
-    step = onnxloss_torch.training_step(module, nn.CrossEntropyLoss(), [x])
-    trainer = onnxloss.Trainer(step, onnxloss_torch.forward_model(module, [x]), learning_rate=0.5)
+    trainer = _trained(_Teacher(), [torch.randn(6, 8)] * 3)
     assert "teacher.weight" in trainer.state and "teacher.bias" not in trainer.state
-    update = torch.optim.SGD(module.trained.parameters(), lr=0.5)
-    for _ in range(3):
-        loss = nn.functional.cross_entropy(module(x), labels)
-        update.zero_grad()
-        loss.backward()
-        update.step()
-        ours = trainer.step({"x": x.numpy(), "labels": labels.numpy()})
-        assert ours == pytest.approx(loss.item(), abs=1e-5)
-    np.testing.assert_allclose(trainer.state["teacher.weight"], module.teacher.weight, atol=1e-5)
+
+
+class _Masked(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(x)
+        return logits * logits[logits > 0].mean() / (x > 0).nonzero().shape[0]
+
+
+def test_sizes_that_depend_on_values_are_those_of_each_batch() -> None:
+    torch.manual_seed(0)
+    _trained(_Masked(8, 5), list(torch.randn(3, 6, 8)))
 
 
 class _Clamped(nn.Linear):
@@ -376,6 +374,16 @@ class _Logits(nn.Linear):
         self.logits = nn.Parameter(torch.zeros(5))
 
 
+class _List(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if x.tolist()[0][0] > 0 else super().forward(-x)
+
+
+class _Array(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x * float(np.sign(x.numpy()).sum()))
+
+
 class _Branch(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) if x.sum() > 0 else super().forward(-x)
@@ -390,14 +398,16 @@ class _Branch(nn.Linear):
         (lambda: _Clamped(8, 5), 'changes the parameter "weight" in place, .*; expected it to'),
         (lambda: _Data(8, 5), 'gives "weight" other data; expected it to change buffers in place'),
         (_Untied, 'gives "other" other data; expected it to change buffers in place'),
+        (lambda: _List(8, 5), "cannot trace or export the module"),
+        (lambda: _Array(8, 5), "cannot trace or export the module"),
         (lambda: _Branch(8, 5), "cannot trace or export the module"),
         (lambda: nn.Linear(8, 5).half(), 'dtype of "weight" is torch.float16; expected float32'),
         (lambda: nn.Linear(8, 5).requires_grad_(False), "no parameter has requires_grad"),
         (lambda: nn.functional.relu, 'module is "function"; expected a torch.nn.Module'),
     ],
     ids=[
-        *("tuple", "unused", "logits", "clamped", "data", "untied", "branch", "half", "frozen"),
-        "function",
+        *("tuple", "unused", "logits", "clamped", "data", "untied", "list", "array", "branch"),
+        *("half", "frozen", "function"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(make: Any, message: str) -> None:

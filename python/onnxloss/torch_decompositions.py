@@ -108,15 +108,18 @@ def _avg_pool2d_backward(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> torch.Tensor:
-    """aten::avg_pool2d_backward; the names are those of its schema."""
+    """aten::avg_pool2d_backward; the names are those of its schema.
+
+    A `divisor_override` is refused, for the forward pass, when all is traced.
+    """
     if ceil_mode:
         raise LossError("training_step: ceil_mode of avg_pool2d is True; expected False.")
     height, width = kernel_size if len(kernel_size) == 2 else [kernel_size[0]] * 2
     steps = list(stride) if stride else [height, width]
     channels = self.shape[-3]
     window = torch.ones(channels, 1, height, width, dtype=self.dtype)
-    counts: torch.Tensor | int = divisor_override or height * width
-    if not count_include_pad and divisor_override is None:
+    counts: torch.Tensor | int = height * width
+    if not count_include_pad:
         everywhere = torch.ones_like(self)
         counts = aten.convolution(
             everywhere, window, None, steps, padding, [1, 1], False, [0, 0], channels

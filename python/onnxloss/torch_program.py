@@ -7,8 +7,12 @@ import onnx
 import onnx_ir as ir
 import torch
 
+from .errors import expected
 from .onnxscript_defs import DOMAIN
 from .writer import free_name
+
+_POOLS = (torch.ops.aten.avg_pool2d.default, torch.ops.aten.avg_pool3d.default)
+_DIVISOR_OVERRIDE = 6  # its position among their arguments
 
 
 def model_of(program: torch.onnx.ONNXProgram) -> onnx.ModelProto:
@@ -17,7 +21,11 @@ def model_of(program: torch.onnx.ONNXProgram) -> onnx.ModelProto:
     torch.onnx's optimizer takes the types of custom operators' results away. The exporter names the
     value of an operator after it, even where a parameter or an input has that name, and only the
     optimizer mends it: inputs and initializers keep theirs here.
+
+    Raises:
+        LossError: torch.onnx has dropped a setting of an operator.
     """
+    _refuse_dropped(program.exported_program.graph_module)
     graphs = list(program.model.graphs())
     for node in program.model.graph.all_nodes():
         if node.domain == DOMAIN:
@@ -32,3 +40,15 @@ def model_of(program: torch.onnx.ONNXProgram) -> onnx.ModelProto:
         if value.name:
             value.name = free_name(value.name, taken)
     return program.model_proto
+
+
+def _refuse_dropped(module: torch.fx.GraphModule) -> None:
+    graphs = [part.graph for part in module.modules() if isinstance(part, torch.fx.GraphModule)]
+    for node in (node for graph in graphs for node in graph.nodes if node.target in _POOLS):
+        divisor = dict(enumerate(node.args)).get(_DIVISOR_OVERRIDE)
+        if divisor is not None:
+            reason = (
+                "torch.onnx drops it; multiply the mean by the size of the window / the divisor"
+            )
+            name = node.target.overloadpacket.__name__
+            raise expected(name, "divisor_override", divisor, "None", reason)

@@ -234,6 +234,17 @@ def test_what_cannot_be_honoured_is_refused() -> None:
         _export(_Loss({"weight": weights}), args)
 
 
+class _Pool(torch.nn.Module):
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(F.avg_pool2d(x, 2, divisor_override=3).mean((2, 3)), labels)
+
+
+def test_a_divisor_of_a_pooling_is_refused() -> None:
+    """torch.onnx drops it."""
+    with pytest.raises(onnxloss.LossError, match="avg_pool2d: divisor_override is 3; expected No"):
+        _export(_Pool(), (torch.randn(2, 3, 4, 4), torch.tensor([0, 1])))
+
+
 def test_int32_labels_are_refused_as_by_torch() -> None:
     labels = torch.tensor([0, 1, 2, 3, 0], dtype=torch.int32)
     with pytest.raises(onnxloss.LossError, match=r'label_dtype is "int32"; .*PyTorch takes int64'):

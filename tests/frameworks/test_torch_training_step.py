@@ -384,6 +384,12 @@ class _Array(nn.Linear):
         return super().forward(x * float(np.sign(x.numpy()).sum()))
 
 
+class _Pool(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = nn.functional.avg_pool2d(x.unflatten(1, (1, 2, 4)), 2, divisor_override=3)
+        return super().forward(pooled.flatten(1))
+
+
 class _Branch(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) if x.sum() > 0 else super().forward(-x)
@@ -400,14 +406,15 @@ class _Branch(nn.Linear):
         (_Untied, 'gives "other" other data; expected it to change buffers in place'),
         (lambda: _List(8, 5), "cannot trace or export the module"),
         (lambda: _Array(8, 5), "cannot trace or export the module"),
+        (lambda: _Pool(2, 5), "avg_pool2d: divisor_override is 3; expected None: torch.onnx drops"),
         (lambda: _Branch(8, 5), "cannot trace or export the module"),
         (lambda: nn.Linear(8, 5).half(), 'dtype of "weight" is torch.float16; expected float32'),
         (lambda: nn.Linear(8, 5).requires_grad_(False), "no parameter has requires_grad"),
         (lambda: nn.functional.relu, 'module is "function"; expected a torch.nn.Module'),
     ],
     ids=[
-        *("tuple", "unused", "logits", "clamped", "data", "untied", "list", "array", "branch"),
-        *("half", "frozen", "function"),
+        *("tuple", "unused", "logits", "clamped", "data", "untied", "list", "array", "pool"),
+        *("branch", "half", "frozen", "function"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(make: Any, message: str) -> None:

@@ -44,6 +44,7 @@ def export(
     *,
     opset_version: int = 20,
     optimize: bool = False,
+    external_data: bool = False,
     **options: Any,
 ) -> onnx.ModelProto:
     """The ONNX model of a module that calls `cross_entropy` or `CrossEntropyLoss` inside.
@@ -59,6 +60,7 @@ def export(
         opset_version: Version of ai.onnx, 19 or newer.
         optimize: Whether torch.onnx optimizes the graph: it merges equal parameters and removes
             the addition of a constant up to 1e-8.
+        external_data: Whether the weights stand in a file beside `f`, `<f>.data`.
         **options: Other arguments of `torch.onnx.export`, as `dynamic_shapes`.
 
     Returns:
@@ -74,6 +76,12 @@ def export(
         >>> model = onnxloss.torch.export(module, (inputs, labels), "model.onnx")
     """
     check_version("torch.export", opset_version)
+    if external_data and f is None:
+        raise expected("torch.export", "f", f, "the file that the external data stand beside")
+    for option, written in (("export_params", True), ("keep_initializers_as_inputs", False)):
+        if options.pop(option, written) is not written:
+            reason = "change the model that is returned"
+            raise expected("torch.export", option, not written, str(written), reason)
     if "custom_translation_table" in options or options.pop("dynamo", True) is not True:
         raise LossError(
             "torch.export: custom_translation_table or dynamo is given; both are set by this "
@@ -107,7 +115,10 @@ def export(
         )
     _give_functions(model, model.graph)
     onnx.checker.check_model(model)
-    if f is not None:
+    if external_data:
+        # onnx.save would take the weights out of the model.
+        ir.save(ir.from_proto(model), f, external_data=f"{os.path.basename(f)}.data")
+    elif f is not None:
         onnx.save(model, f)
     return model
 

@@ -225,6 +225,10 @@ def test_what_cannot_be_honoured_is_refused() -> None:
         _export(_Loss({}), args, opset_version=18)
     with pytest.raises(onnxloss.LossError, match="custom_translation_table or dynamo is given"):
         _export(_Loss({}), args, dynamo=False)
+    with pytest.raises(onnxloss.LossError, match="export_params is False; expected True: change"):
+        _export(_Loss({}), args, export_params=False)
+    with pytest.raises(onnxloss.LossError, match="keep_initializers_as_inputs is True; expected F"):
+        _export(_Loss({}), args, keep_initializers_as_inputs=True)
     with pytest.raises(onnxloss.LossError, match="opset_version is 40; expected one that PyTorch"):
         _export(_Classifier(), (torch.randn(5, 8), args[1]), opset_version=40)
     with pytest.raises(onnxloss.LossError, match=f"ignore_index is {-(2**63)}; expected a greater"):
@@ -263,3 +267,16 @@ def test_file_is_written(tmp_path) -> None:
     args = (torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0]))
     model = onnxloss_torch.export(_Loss({"label_smoothing": 0.1}).eval(), args, path)
     assert onnx.load(path) == model
+
+
+def test_weights_are_written_beside_the_file(tmp_path) -> None:
+    path, example = tmp_path / "loss.onnx", (torch.randn(3, 64), torch.tensor([0, 1, 2]))
+    module = _Classifier()
+    module.layer = torch.nn.Linear(64, 4)
+    model = _export(module, example, f=path, external_data=True)
+    (tensor,) = (t for t in model.graph.initializer if t.name == "layer.weight")
+    (there,) = (t for t in onnx.load(path).graph.initializer if t.name == "layer.weight")
+    assert tensor.raw_data == there.raw_data
+    assert tensor.raw_data in (tmp_path / "loss.onnx.data").read_bytes()
+    with pytest.raises(onnxloss.LossError, match="f is None; expected the file that the external"):
+        _export(module, example, external_data=True)

@@ -68,8 +68,8 @@ def export(
         is PyTorch's own.
 
     Raises:
-        LossError: An opset that is too old, options that this function sets, or class weights of
-            another dtype than the logits.
+        LossError: An opset that is too old, options that this function sets or cannot honour, uint8
+            labels, or class weights of another dtype than the logits.
         torch.onnx.OnnxExporterError: PyTorch cannot export the module, or refuses what it computes.
 
     Example:
@@ -138,6 +138,11 @@ def _exported(
             root = root_of(error)
             if isinstance(root, LossError):
                 raise root from error
+            if "for index, but got torch.uint8" in str(root):
+                reason = "torch.export takes no other; cast them by .long()"
+                raise expected(
+                    "torch.export", "dtype of the labels", "uint8", "int64", reason
+                ) from error
             raise
 
 

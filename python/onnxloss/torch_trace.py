@@ -46,6 +46,14 @@ _SEED_SCHEMA = OpSchema(
     type_constraints=[("T", ["tensor(float)", "tensor(double)", "tensor(float16)"], "")],
 )
 
+# What to do about an error, by what PyTorch says in it.
+_ADVICE = {
+    "No ONNX function found": "operators that torch.onnx translates, those of the backward pass "
+    "too: compute it with others, or train no parameter before it",
+    "dynamo-optimized": "modules that are not compiled: what torch.compile gave has its own as "
+    "_orig_mod",
+}
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -141,10 +149,11 @@ def trace(
         raise
     except Exception as error:
         root = root_of(error)
-        first = str(root).strip().partition("\n")[0]
+        first = str(root).strip().partition("\n")[0].rstrip(".")
+        advice = [advice for said, advice in _ADVICE.items() if said in first]
         raise LossError(
             f"training_step: PyTorch cannot trace or export the module: "
-            f"{type(root).__name__}: {first}"
+            f"{type(root).__name__}: {'; expected '.join([first, *advice])}."
         ) from error
     return _divided(model_of(program), joint)
 

@@ -249,6 +249,12 @@ def test_a_divisor_of_a_pooling_is_refused() -> None:
         _export(_Pool(), (torch.randn(2, 3, 4, 4), torch.tensor([0, 1])))
 
 
+def test_uint8_labels_are_refused_as_by_torch_export() -> None:
+    labels = torch.tensor([0, 1, 2, 3, 0], dtype=torch.uint8)
+    with pytest.raises(onnxloss.LossError, match='dtype of the labels is "uint8"; expected int64'):
+        _export(_Loss({}), (torch.randn(5, 4), labels))
+
+
 def test_int32_labels_are_refused_as_by_torch() -> None:
     labels = torch.tensor([0, 1, 2, 3, 0], dtype=torch.int32)
     with pytest.raises(onnxloss.LossError, match=r'label_dtype is "int32"; .*PyTorch takes int64'):

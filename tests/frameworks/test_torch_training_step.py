@@ -390,6 +390,12 @@ class _Pool(nn.Linear):
         return super().forward(pooled.flatten(1))
 
 
+class _Upsampled(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(x)[:, None, None]
+        return nn.functional.interpolate(logits, scale_factor=2.0, mode="bilinear").mean((1, 2))
+
+
 class _Branch(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) if x.sum() > 0 else super().forward(-x)
@@ -407,6 +413,11 @@ class _Branch(nn.Linear):
         (lambda: _List(8, 5), "cannot trace or export the module"),
         (lambda: _Array(8, 5), "cannot trace or export the module"),
         (lambda: _Pool(2, 5), "avg_pool2d: divisor_override is 3; expected None: torch.onnx drops"),
+        (lambda: _Upsampled(8, 5), "upsample_bilinear2d_backward.*; expected operators that torch"),
+        (
+            lambda: torch.compile(nn.Linear(8, 5)),
+            "; expected modules that are not compiled: .*_mod",
+        ),
         (lambda: _Branch(8, 5), "cannot trace or export the module"),
         (lambda: nn.Linear(8, 5).half(), 'dtype of "weight" is torch.float16; expected float32'),
         (lambda: nn.Linear(8, 5).requires_grad_(False), "no parameter has requires_grad"),
@@ -414,7 +425,7 @@ class _Branch(nn.Linear):
     ],
     ids=[
         *("tuple", "unused", "logits", "clamped", "data", "untied", "list", "array", "pool"),
-        *("branch", "half", "frozen", "function"),
+        *("upsampled", "compiled", "branch", "half", "frozen", "function"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(make: Any, message: str) -> None:

@@ -99,10 +99,8 @@ def export(
     if written != opset_version:
         allowed = f"one that PyTorch can write: it wrote {written}"
         raise expected("torch.export", "opset_version", opset_version, allowed)
-    for option, values in (
-        ("input_names", model.graph.input),
-        ("output_names", model.graph.output),
-    ):
+    named = {"input_names": model.graph.input, "output_names": model.graph.output}
+    for option, values in named.items():
         names = list(options.get(option) or ())
         if names != [value.name for value in values[: len(names)]]:
             allowed = "one at most for each, that no other value has"
@@ -139,10 +137,8 @@ def _exported(
             if isinstance(root, LossError):
                 raise root from error
             if "for index, but got torch.uint8" in str(root):
-                reason = "torch.export takes no other; cast them by .long()"
-                raise expected(
-                    "torch.export", "dtype of the labels", "uint8", "int64", reason
-                ) from error
+                allowed = "int64: torch.export takes no other; cast them by .long()"
+                raise expected("torch.export", "dtype of the labels", "uint8", allowed) from error
             raise
 
 

@@ -47,8 +47,6 @@ def _refuse_dropped(module: torch.fx.GraphModule) -> None:
     for node in (node for graph in graphs for node in graph.nodes if node.target in _POOLS):
         divisor = dict(enumerate(node.args)).get(_DIVISOR_OVERRIDE)
         if divisor is not None:
-            reason = (
-                "torch.onnx drops it; multiply the mean by the size of the window / the divisor"
-            )
+            reason = "torch.onnx drops it; multiply the mean by the window's size / the divisor"
             name = node.target.overloadpacket.__name__
             raise expected(name, "divisor_override", divisor, "None", reason)

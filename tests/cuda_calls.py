@@ -234,7 +234,7 @@ def run_case(case: Case, **options: Any) -> dict[str, np.ndarray]:
 
 def plan_of(largest_cluster: int = 16, **fields: Any) -> dict[str, Any]:
     """The plan of a call."""
-    numbers = (ctypes.c_int64 * 6)()
+    numbers = (ctypes.c_int64 * 7)()
     cuda_on_host.library().PlanFor(ctypes.byref(LossCall(**fields)), largest_cluster, numbers)
-    names = ("path", "residence", "blocks", "threads", "cluster", "class_lanes")
+    names = ("path", "residence", "blocks", "threads", "cluster", "class_lanes", "across")
     return dict(zip(names, [PATHS[numbers[0]], *numbers[1:]], strict=True))

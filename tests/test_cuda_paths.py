@@ -18,11 +18,12 @@ BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 TYPES = {"float32": 1, "float16": 10, "float64": 11, "bfloat16": 16}
 
 # A row's vectors of 16 bytes decide: one number beside each limit of the residences.
-RESIDENCES = {4: 0, 5: 1, 32: 1, 33: 2, 128: 2, 129: 3, 256: 3, 257: 4, 512: 4, 513: 5}
-RESIDENCES |= {1024: 5, 1025: 6, 2048: 6}
-CLUSTERS = {2049: (6, 2), 4096: (6, 2), 4097: (6, 4), 16384: (6, 8), 16385: (6, 16)}
-CLUSTERS |= {32768: (6, 16), 32769: (7, 16), 65536: (7, 16)}
-PORTABLE_CLUSTERS = {16384: (6, 8), 16385: (7, 8), 32768: (7, 8)}
+RESIDENCES = {4: 0, 5: 3, 128: 3, 129: 4, 256: 4, 257: 5, 512: 5, 513: 6}
+RESIDENCES |= {1024: 6, 1025: 7, 2048: 7}
+OF_MANY_ROWS = {4: 0, 5: 1, 32: 1, 33: 2, 128: 2, 129: 4}
+CLUSTERS = {2049: (7, 2), 4096: (7, 2), 4097: (7, 4), 16384: (7, 8), 16385: (7, 16)}
+CLUSTERS |= {32768: (7, 16), 32769: (8, 16), 65536: (8, 16)}
+PORTABLE_CLUSTERS = {16384: (7, 8), 16385: (8, 8), 32768: (8, 8)}
 
 
 def plan(vectors: int, dtype: str = "float32", **fields: Any) -> dict[str, Any]:
@@ -36,6 +37,12 @@ def plan(vectors: int, dtype: str = "float32", **fields: Any) -> dict[str, Any]:
 def test_rows_with_a_gradient_stay_on_chip(vectors: int, residence: int, dtype: str) -> None:
     made = plan(vectors, dtype)
     assert (made["path"], made["residence"], made["cluster"]) == ("resident", residence, 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("vectors", "residence"), OF_MANY_ROWS.items())
+def test_many_rows_share_warps(vectors: int, residence: int, dtype: str) -> None:
+    assert plan(vectors, dtype, outer=4096)["residence"] == residence
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -54,21 +61,47 @@ def test_clusters_of_chips_that_have_smaller_ones(vectors: int, expected: tuple[
 
 def test_a_large_block_where_there_are_no_clusters() -> None:
     made = plan(4096, largest_cluster=1)
-    assert (made["path"], made["residence"], made["cluster"]) == ("resident", 7, 1)
+    assert (made["path"], made["residence"], made["cluster"]) == ("resident", 8, 1)
 
 
 @pytest.mark.parametrize(("largest", "vectors"), [(1, 4096), (8, 32768), (16, 65536)])
 def test_what_no_cluster_holds_is_streamed(largest: int, vectors: int) -> None:
     assert plan(vectors, "bfloat16", largest_cluster=largest)["path"] == "resident"
     assert plan(vectors + 1, "bfloat16", largest_cluster=largest)["path"] == "streamed"
-    # A row on no boundary of 16 bytes touches one more.
-    assert plan(vectors, "bfloat16", largest_cluster=largest, logits=258)["path"] == "streamed"
 
 
 def test_a_loss_alone_is_streamed_where_rows_are_long_and_many() -> None:
     assert plan(1025, dlogits=0)["path"] == "streamed"
     assert plan(1024, dlogits=0)["path"] == "resident"
     assert plan(1025, dlogits=0, outer=64)["path"] == "resident"
+
+
+def test_arrays_on_different_sides_of_a_boundary_go_one_by_one() -> None:
+    for vectors in (10, 100_000):
+        assert plan(vectors, "bfloat16", logits=258, dlogits=258)["path"] != "strided"
+        assert plan(vectors, "bfloat16", dlogits=258)["path"] == "strided"
+        labels = {"label_kind": cuda_calls.PROBABILITIES, "labels": 258}
+        assert plan(vectors, "bfloat16", **labels)["path"] == "strided"
+    # Indices are read one by one anyway.
+    assert plan(10, "bfloat16", labels=264)["path"] == "resident"
+
+
+def test_neighbours_of_16_bits_share_a_thread() -> None:
+    for dtype, across in (("bfloat16", 2), ("float16", 2), ("float32", 1), ("float64", 1)):
+        assert plan(10, dtype, inner=6)["across"] == across
+    for other in (
+        {"inner": 7},
+        {"logits": 258, "dlogits": 258},
+        {"dlogits": 258},
+        {"softcap": 9.0},
+    ):
+        assert plan(10, "bfloat16", **{"inner": 6, **other})["across"] == 1
+
+
+@pytest.mark.parametrize(("classes", "lanes"), [(24, 1), (25, 2), (384, 16), (385, 32), (9999, 32)])
+def test_threads_of_a_strided_row(classes: int, lanes: int) -> None:
+    made = plan(1, inner=6, classes=classes)
+    assert (made["path"], made["class_lanes"]) == ("strided", lanes)
 
 
 def test_other_axes_and_options() -> None:
@@ -92,7 +125,10 @@ SHAPES = {
     "a cluster": ((2, 40003), 1, "resident"),
     "a large cluster": ((1, 70001), 1, "resident"),
     "strided": ((2, 37, 5), 1, "strided"),
+    "strided pairs": ((3, 21, 6), 1, "strided"),
+    "strided pairs that share threads": ((2, 37, 6), 1, "strided"),
     "strided, long": ((2, 700, 3), 1, "strided"),
+    "strided pairs, long": ((2, 1100, 4), 1, "strided"),
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -149,6 +185,20 @@ def test_every_path(name: str, setting: str, loss: str, dtype: str) -> None:
         assert_right(outputs, loss, arrays, **settings)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("loss", [HARD, SOFT])
+@pytest.mark.parametrize(("vectors", "residence"), [(20, 1), (40, 2)])
+def test_many_rows(vectors: int, residence: int, loss: str, dtype: str) -> None:
+    """With edges on both sides of the vectors."""
+    assert plan(vectors, dtype, outer=4097)["residence"] == residence
+    arrays = draw(loss, (4097, vectors * 16 // BYTES[dtype] + 1), 1, dtype)
+    settings = {**SETTINGS["smoothed"], "axis": 1, "reduction": "none"}
+    outputs = cuda_calls.run(
+        settings, arrays, soft=loss == SOFT, outputs=("loss", "dlogits"), shift=1
+    )
+    assert_right(outputs, loss, arrays, **settings)
+
+
 # Of a row of numbers below 4: what stands at its first, some inner and its last place.
 PEAKS = {
     "one": {"inner": 9},
@@ -167,7 +217,7 @@ NONE = {
 }
 
 
-EACH_KIND = ("four lanes", "a warp, longer", "a block", "a cluster", "strided")
+EACH_KIND = ("four lanes", "a warp, longer", "a block", "a cluster", "strided", "strided pairs")
 
 
 def put(row: np.ndarray, marks: dict[str, Any]) -> None:

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""What the CUDA kernels read and write, counted as their PTX runs in sectors of 32 bytes.
+"""What the CUDA kernels read and write, and how many instructions they take, as their PTX runs.
 
-A row that stays on chip is read once and written once. `make test-ptx` runs these.
+A row that stays on chip is read once and written once, counted in sectors of 32 bytes. An H200 has
+the time of about 30 instructions of a thread for each 16-bit element that it reads and writes.
+`make test-ptx` runs these.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -27,23 +29,34 @@ every_loss = pytest.mark.parametrize("loss", [HARD, SOFT])
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
-def moved(
+class Counts(NamedTuple):
+    """Of a run, were nothing kept in caches."""
+
+    read: float  # how often the inputs are read
+    written: float  # and the gradient is written
+    instructions: float  # of a thread, for each element; about
+
+
+def counted(
     shape: tuple[int, ...], loss: str, dtype: str, outputs: Sequence[str], path: str
-) -> tuple[float, float]:
-    """How often the inputs are read and the gradient is written, were nothing kept in caches."""
+) -> Counts:
     arrays = draw(loss, shape, 1, dtype)
     for name in ("class_weights", "sample_weights"):
         del arrays[name]
     settings = {"axis": 1, "reduction": "none"}
     soft = loss == SOFT
     assert cuda_calls.path_of(settings, arrays, soft=soft) == path
-    sectors = (ctypes.c_int64 * 2)()
-    cuda_on_host.library().TakeSectors(sectors)
+    traffic = (ctypes.c_int64 * 3)()
+    cuda_on_host.library().TakeTraffic(traffic)
     cuda_calls.run(settings, arrays, soft=soft, outputs=outputs)
-    cuda_on_host.library().TakeSectors(sectors)
-    read, written = (SECTOR * count for count in sectors)
-    row = arrays["logits"].nbytes
-    return read / (row + arrays["labels"].nbytes), written / row
+    cuda_on_host.library().TakeTraffic(traffic)
+    read, written, instructions = traffic
+    logits, labels = arrays["logits"], arrays["labels"]
+    return Counts(
+        read * SECTOR / (logits.nbytes + labels.nbytes),
+        written * SECTOR / logits.nbytes,
+        instructions * 32 / logits.size,
+    )
 
 
 # Rows of a warp, of a block, and of clusters of 2 to 16.
@@ -54,14 +67,14 @@ def moved(
 def test_a_row_on_chip_is_read_once(
     classes: int, outputs: tuple[str, ...], loss: str, dtype: str
 ) -> None:
-    read, written = moved((2, classes), loss, dtype, outputs, "resident")
+    read, written, _ = counted((2, classes), loss, dtype, outputs, "resident")
     assert 1 <= read < 1 + EXTRA
     assert WRITES[outputs] <= written < WRITES[outputs] + EXTRA
 
 
 @every_output
 def test_a_row_that_no_cluster_holds_is_read_twice(outputs: tuple[str, ...]) -> None:
-    read, written = moved((1, 263001), HARD, "float32", outputs, "streamed")
+    read, written, _ = counted((1, 263001), HARD, "float32", outputs, "streamed")
     assert 1 + WRITES[outputs] <= read < 1 + WRITES[outputs] + EXTRA
     assert WRITES[outputs] <= written < WRITES[outputs] + EXTRA
 
@@ -72,10 +85,27 @@ def test_a_row_that_no_cluster_holds_is_read_twice(outputs: tuple[str, ...]) -> 
 def test_neighbouring_positions_share_sectors(
     outputs: tuple[str, ...], loss: str, dtype: str
 ) -> None:
-    """A gradient's second reading is of what the block has read before."""
-    read, written = moved((2, 3000, 64), loss, dtype, outputs, "strided")
-    assert 1 + WRITES[outputs] <= read < 1 + WRITES[outputs] + EXTRA
-    assert WRITES[outputs] <= written < WRITES[outputs] + EXTRA
+    """A gradient of many classes reads once more what the block has read before."""
+    for classes, again in ((300, 0), (3000, WRITES[outputs])):
+        read, written, _ = counted((2, classes, 64), loss, dtype, outputs, "strided")
+        # Each of the threads that share a row reads its label.
+        assert 1 + again <= read < 1 + again + 2 * EXTRA
+        assert WRITES[outputs] <= written < WRITES[outputs] + EXTRA
+
+
+@pytest.mark.parametrize(
+    ("shape", "path", "most"),
+    [
+        ((4096, 100), "resident", 36),
+        ((4096, 259), "resident", 24),
+        ((2, 50257), "resident", 24),
+        ((2, 21, 4096), "strided", 44),
+        ((2, 150, 1024), "strided", 38),
+    ],
+)
+def test_what_finishes_a_row_takes_little(shape: tuple[int, ...], path: str, most: float) -> None:
+    """Short rows share a warp, and each thread has many elements of them."""
+    assert counted(shape, HARD, "bfloat16", ("loss", "dlogits"), path).instructions < most
 
 
 def test_what_lies_beside_an_array_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,4 +118,4 @@ def test_what_lies_beside_an_array_is_not_touched(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(cuda_on_host.Host, "run", narrower)
     with pytest.raises(AssertionError, match="touches what is in no array"):
-        moved((2, 2000), HARD, "float32", ("loss",), "resident")
+        counted((2, 2000), HARD, "float32", ("loss",), "resident")

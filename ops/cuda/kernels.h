@@ -2,10 +2,11 @@
 // The table of what is compiled: which kernel for which type of logits and labels.
 #pragma once
 
+#include "cuda/probability_rows.h"
 #include "cuda/resident_rows.h"
 #include "cuda/streamed_rows.h"
+#include "cuda/strided_rows.h"
 #include "cuda/sums.h"
-#include "cuda/tiles.h"
 
 namespace onnxloss::cuda {
 
@@ -17,6 +18,8 @@ struct KernelTable {
   RowKernel streamed;
   RowKernel streamed_capped;  // where there is a softcap
   RowKernel strided;
+  RowKernel strided_capped;
+  RowKernel strided_pairs;  // of 16-bit types, else null
   RowKernel probabilities;
   RowKernel label_gradients;  // of probabilities as labels, else null
   void (*weigh)(WeighArguments);
@@ -29,18 +32,26 @@ RowKernel LabelGradientsOf() {
 }
 
 template <class T, class Row>
+RowKernel StridedPairsOf() {
+  if constexpr (sizeof(T) != 2) return nullptr;
+  if constexpr (sizeof(T) == 2) return StridedRows<T, Row, Cap::kNone, 2>;
+}
+
+template <class T, class Row>
 const KernelTable& TableFor() {
   static const KernelTable table = {
       {ResidentRows<T, Row, 0>, ResidentRows<T, Row, 1>, ResidentRows<T, Row, 2>,
        ResidentRows<T, Row, 3>, ResidentRows<T, Row, 4>, ResidentRows<T, Row, 5>,
-       ResidentRows<T, Row, 6>, ResidentRows<T, Row, 7>},
+       ResidentRows<T, Row, 6>, ResidentRows<T, Row, 7>, ResidentRows<T, Row, 8>},
       StreamedRows<T, Row, Cap::kNone>,
       StreamedRows<T, Row, Cap::kSome>,
-      StridedRows<T, Row>,
+      StridedRows<T, Row, Cap::kNone, 1>,
+      StridedRows<T, Row, Cap::kSome, 1>,
+      StridedPairsOf<T, Row>(),
       ProbabilityRows<T, Row>,
       LabelGradientsOf<T, Row>(),
       WeighPositions<T, Row>};
-  static_assert(kNumResidences == 8, "every residence has its kernel");
+  static_assert(kNumResidences == 9, "every residence has its kernel");
   return table;
 }
 

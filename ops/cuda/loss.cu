@@ -31,7 +31,7 @@ bool NeedsClassTotal(const LossCall& call) {
 }
 
 struct LossScratch : Scratch {
-  double* denominator;
+  double* mean_factor;
   double* class_total;
   double* partials;
   void* position_weights;
@@ -39,7 +39,7 @@ struct LossScratch : Scratch {
 
   LossScratch(const LossCall& call, void* memory) : Scratch(memory) {
     const int64_t sums = SumBytes(call) * call.positions();
-    denominator = static_cast<double*>(Take(NeedsDenominator(call), sizeof(double)));
+    mean_factor = static_cast<double*>(Take(NeedsDenominator(call), sizeof(double)));
     class_total = static_cast<double*>(Take(NeedsClassTotal(call), sizeof(double)));
     partials = static_cast<double*>(Take(true, kMostSumBlocks * int64_t{sizeof(double)}));
     position_weights = Take(WeighsPositions(call), sums);
@@ -84,14 +84,14 @@ class Launcher {
     if (largest_cluster > 1) queue_.LetOverlap();
     Arguments arguments = {};
     arguments.call = call_;
-    arguments.known_denominator = KnownDenominator();
+    arguments.known_mean_factor = 1 / KnownDenominator();
     arguments.known_class_total = static_cast<double>(call_.classes);
     if (NeedsClassTotal(call_)) {
       SumClassWeights();
       arguments.class_total = scratch_.class_total;
     }
     if (WeighsPositions(call_) || NeedsDenominator(call_)) Weigh(arguments);
-    if (NeedsDenominator(call_)) arguments.denominator = scratch_.denominator;
+    if (NeedsDenominator(call_)) arguments.mean_factor = scratch_.mean_factor;
     if (call_.class_weights_positions != 0) {
       // They have been taken into account.
       arguments.call.class_weights = nullptr;
@@ -123,7 +123,7 @@ class Launcher {
     given.of.class_lanes = WeighLanes(call_);
     SumTarget target = {};
     if (NeedsDenominator(call_)) {
-      target.total = scratch_.denominator;
+      target.mean_factor = scratch_.mean_factor;
       target.empty = call_.empty_denominator;
     }
     const int64_t blocks = SumBlocks(call_.positions() * given.of.class_lanes);
@@ -149,12 +149,17 @@ class Launcher {
                      arguments);
         break;
       case Path::kStrided:
-        queue_.Start(kernels.strided, grid, arguments);
+        queue_.Start(StridedKernel(kernels, plan), grid, arguments);
         break;
       case Path::kProbabilities:
         queue_.Start(kernels.probabilities, grid, arguments);
         break;
     }
+  }
+
+  RowKernel StridedKernel(const KernelTable& kernels, const Plan& plan) const {
+    if (plan.across == 2) return kernels.strided_pairs;
+    return call_.softcap > 0 ? kernels.strided_capped : kernels.strided;
   }
 
   void RunLabelGradients(Arguments arguments) {
@@ -167,8 +172,8 @@ class Launcher {
   void SumLosses(const Arguments& arguments) {
     SumTarget target = {};
     target.loss = call_.loss;
-    target.denominator = arguments.denominator;
-    target.known_denominator = arguments.known_denominator;
+    target.given_factor = arguments.mean_factor;
+    target.known_factor = arguments.known_mean_factor;
     queue_.SumTo(target, scratch_.losses, call_.positions());
   }
 

@@ -22,16 +22,17 @@ struct Residence {
   int threads;         // of a block
   int blocks_at_once;  // that a multiprocessor must have registers for
 };
-constexpr Residence kResidences[] = {{4, 1, 128, 8},   {32, 1, 128, 8},  {32, 4, 128, 8},
-                                     {32, 8, 128, 5},  {128, 4, 128, 8}, {256, 4, 256, 4},
-                                     {256, 8, 256, 3}, {512, 8, 512, 1}};
-constexpr int kNumResidences = 8;
-constexpr int kFirstInClusters = 6;  // shorter rows need none
+constexpr Residence kResidences[] = {{4, 1, 128, 8},   {4, 8, 128, 5},   {8, 16, 128, 4},
+                                     {32, 4, 128, 8},  {32, 8, 128, 5},  {128, 4, 128, 8},
+                                     {256, 4, 256, 4}, {256, 8, 256, 4}, {256, 16, 256, 2}};
+constexpr int kNumResidences = 9;
+constexpr int kFirstInClusters = 7;  // shorter rows need none
 constexpr int kLargestCluster = 16;
 
 constexpr int kStreamedThreads = 256;
 constexpr int kStreamedVectors = 4;  // of a thread at once
 constexpr int kStridedThreads = 256;
+constexpr int kTileClasses = 24;  // of a thread of kStrided at once
 
 struct Plan {
   Path path;
@@ -39,8 +40,9 @@ struct Plan {
   int64_t blocks;
   int threads;  // of a block
   int cluster;  // blocks
-  // Of kStrided and kProbabilities: so many threads share a row.
+  // Of kStrided and kProbabilities: so many threads share a row,
   int class_lanes;
+  int across;  // and each has so many neighbouring positions.
 };
 
 // `largest_cluster` is what the chip can have, 1 where it knows none.
@@ -52,6 +54,7 @@ Plan PlanForLabelGradients(const LossCall& call);
 // Blocks that sum `count` numbers; where there are several, one more block sums their sums.
 int64_t SumBlocks(int64_t count);
 constexpr int kSumThreads = 1024;
+constexpr int kWeighedAtOnce = 8;  // labels of a thread
 constexpr int64_t kMostSumBlocks = 1024;
 // Threads that share a position while positions are weighed.
 int WeighLanes(const LossCall& call);

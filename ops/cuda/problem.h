@@ -16,8 +16,8 @@ struct Arguments {
   LossCall call;              // class weights that weigh positions are not in it
   void* position_weights;     // S [positions], or null where nothing weighs positions
   void* losses;               // S [positions], or null where no loss is wanted
-  const double* denominator;  // or null for
-  double known_denominator;
+  const double* mean_factor;  // makes a mean of a sum: one over its denominator; or null for
+  double known_mean_factor;
   const double* class_total;  // the sum of the class weights, or null for
   double known_class_total;
   int class_lanes;  // see Plan
@@ -57,18 +57,22 @@ struct Problem {
     return position / call.inner * call.classes * call.inner + position % call.inner;
   }
 
-  ONNXLOSS_DEVICE Label<Acc> LabelOf(int64_t position) const {
+  ONNXLOSS_DEVICE int64_t GivenLabel(int64_t position) const {
+    return call.label_kind == static_cast<int64_t>(LabelKind::kIndex64)
+               ? static_cast<const int64_t*>(call.labels)[position]
+               : static_cast<const int32_t*>(call.labels)[position];
+  }
+  ONNXLOSS_DEVICE Label<Acc> LabelFrom(int64_t given) const {
     Label<Acc> label;
-    if constexpr (Row::kHasTarget) {
-      const int64_t y = call.label_kind == static_cast<int64_t>(LabelKind::kIndex64)
-                            ? static_cast<const int64_t*>(call.labels)[position]
-                            : static_cast<const int32_t*>(call.labels)[position];
-      const bool ignores = call.ignore_index != kNoIgnoredLabel;
-      label.counts = !ignores || y != call.ignore_index;
-      label.bad = label.counts && (y < 0 || y >= call.classes);
-      label.index = label.counts && !label.bad ? y : kNoLabel;
-    }
+    const bool ignores = call.ignore_index != kNoIgnoredLabel;
+    label.counts = !ignores || given != call.ignore_index;
+    label.bad = label.counts && (given < 0 || given >= call.classes);
+    label.index = label.counts && !label.bad ? given : kNoLabel;
     return label;
+  }
+  ONNXLOSS_DEVICE Label<Acc> LabelOf(int64_t position) const {
+    if constexpr (Row::kHasTarget) return LabelFrom(GivenLabel(position));
+    return {};
   }
 
   ONNXLOSS_DEVICE Acc Weight(int64_t c) const {
@@ -94,8 +98,8 @@ struct Problem {
     if (DividesFirst() || DividesLast()) bounds.ClipTo(call.epsilon);
     return bounds;
   }
-  ONNXLOSS_DEVICE double Denominator() const {
-    return arguments.denominator == nullptr ? arguments.known_denominator : *arguments.denominator;
+  ONNXLOSS_DEVICE double MeanFactor() const {
+    return arguments.mean_factor == nullptr ? arguments.known_mean_factor : *arguments.mean_factor;
   }
   // What a row with an index as label knows of its dense coefficients without summing them.
   ONNXLOSS_DEVICE Acc DenseTotal() const {
@@ -106,7 +110,7 @@ struct Problem {
   }
   ONNXLOSS_DEVICE double PlainUpstream(int64_t position) const {
     const Acc* dloss = static_cast<const Acc*>(call.dloss);
-    return static_cast<double>(dloss[call.reduced ? 0 : position]) / Denominator();
+    return static_cast<double>(dloss[call.reduced ? 0 : position]) * MeanFactor();
   }
   ONNXLOSS_DEVICE Acc PositionWeight(int64_t position) const {
     const Acc* weights = static_cast<const Acc*>(arguments.position_weights);

@@ -32,7 +32,8 @@ template <class T, class Row>
 constexpr int BlocksAtOnce(int residence) {
   const int blocks = kResidences[residence].blocks_at_once;
   if (sizeof(T) == 8) return (blocks + 1) / 2;
-  return Row::kHasTarget ? blocks : (2 * blocks + 1) / 3;
+  if (!Row::kHasTarget) return blocks * 5 / 8;
+  return Row::kDense ? blocks - blocks / 4 : blocks;
 }
 
 // logits are [outer, C]. Vector v of a row belongs to its lane v % lanes. kLanes up to 32 share a
@@ -52,17 +53,20 @@ ResidentRows(const Arguments arguments) {
   const bool has_row = seat.position < problem.call.outer;
   const int64_t position = has_row ? seat.position : 0;
   const Label<Acc> label = problem.LabelOf(position);
-  const RowVectors<T, int> row(problem.logits() + position * problem.call.classes,
-                               problem.call.classes);
+  const int64_t begin = position * problem.call.classes;
+  const RowVectors<T, int> row(problem.logits() + begin, problem.call.classes);
   const bool reads = has_row && (label.counts || problem.call.lse != nullptr);
 
-  Hand<T, Row, int, Cap::kNone, kVectors> hand(problem, row);
-  const int first = reads ? seat.lane : row.count();  // beyond which there is nothing
+  Hand<T, Row, int, Cap::kNone, kVectors, MostEdges<T>(kLanes)> hand(problem, row, begin);
+  const int first = reads ? seat.lane : row.classes;  // beyond which there is nothing
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) hand.template Load<Again::kNo>(i, first + i * seat.lanes);
+  hand.LoadEdges(first, seat.lanes);
+  const RowInputs<Acc> inputs = kLanes > 32 ? ReadInputsOfBlock(problem, position, label)
+                                            : ReadInputs(problem, position, begin, label);
   Summary<Acc> summary = hand.Summarise(first, seat.lanes);
   const auto finish = [&](const Summary<Acc>& joined) {
-    return FinishRow(problem, position, label, joined);
+    return FinishRow(problem, label, inputs, joined);
   };
   Result<Acc> result;
   if constexpr (kLanes <= 32) {
@@ -75,21 +79,20 @@ ResidentRows(const Arguments arguments) {
   if (has_row) {
     if (seat.lane == 0) problem.Store(position, result.loss, result.lse);
     if (problem.call.dlogits != nullptr) {
-      device::Forget(&seat.lane);  // or what was made of it for each vector
-      const Place<T, int> to = hand.Gradients();
+      // Or what was made of them for each vector.
+      device::Forget(&seat.lane);
+      device::Forget(&hand.dlogits_of_row);
       if (label.counts && !label.bad) {
 #pragma unroll
         for (int i = 0; i < kVectors; ++i) {
           const int vector = seat.lane + i * seat.lanes;
-          if (vector >= row.count()) continue;
+          if (vector >= row.count) break;
           hand.Forget(i);
-          hand.StoreGradient(i, vector, result, to);
+          hand.StoreGradient(i, vector, result);
         }
-        hand.StoreTarget(label.index, seat.lane, seat.lanes, result, to);
+        hand.StoreEdges(label.index, seat.lane, seat.lanes, result);
       } else {
-        for (int vector = seat.lane; vector < row.count(); vector += seat.lanes) {
-          hand.StoreConstant(vector, label.bad, to);
-        }
+        hand.StoreConstant(label.bad, seat.lane, seat.lanes);
       }
     }
   }

@@ -146,7 +146,7 @@ const char* RunSampled(const SampledCall& given, void* memory, void* stream) {
   TakeDrawn(scratch, &queue, &call);
   SampledArguments arguments = {call, scratch.sorted, Padded(call), call.loss, 1};
   if (call.reduced != 0) arguments.losses = scratch.losses;
-  if (call.mean != 0) arguments.denominator = static_cast<double>(call.rows);
+  if (call.mean != 0) arguments.mean_factor = 1 / static_cast<double>(call.rows);
   if (call.rows > 0) {
     queue.Start(SortSamples, {SortedRows(call), kSampledThreads, 1}, arguments);
     queue.Start(RowsOf(call), {call.rows, kSampledThreads, 1}, arguments);
@@ -157,7 +157,7 @@ const char* RunSampled(const SampledCall& given, void* memory, void* stream) {
   if (call.loss != nullptr && call.reduced != 0) {
     SumTarget target = {};
     target.loss = call.loss;
-    target.known_denominator = arguments.denominator;
+    target.known_factor = arguments.mean_factor;
     queue.SumTo(target, scratch.losses, call.rows);
   }
   return queue.failure();

@@ -23,7 +23,7 @@ struct SampledArguments {
   Sample* sorted;      // [N or 1, padded]
   int64_t padded;      // num_samples, up to a power of two
   void* losses;        // S [N], or null
-  double denominator;  // what dloss is divided by
+  double mean_factor;  // of dloss
 };
 
 // The label at a place of [N, T].
@@ -164,7 +164,7 @@ SampledRows(const SampledArguments arguments) {
   if (bad) return;
   const double dloss =
       static_cast<double>(static_cast<const Acc*>(call.dloss)[call.reduced != 0 ? 0 : row.row]);
-  const Acc k = static_cast<Acc>(dloss / arguments.denominator);
+  const Acc k = static_cast<Acc>(dloss * arguments.mean_factor);
   for (int64_t j = thread; j < call.num_samples; j += kSampledThreads) {
     const int64_t value = row.sorted[j].value;
     if (j > 0 && row.sorted[j - 1].value == value) continue;

@@ -29,41 +29,44 @@ StreamedRows(const Arguments arguments) {
   const int64_t position = device::BlockIndex();
   const int64_t thread = device::ThreadIndex();
   const Label<Acc> label = problem.LabelOf(position);
-  const RowVectors<T, int64_t> row(problem.logits() + position * problem.call.classes,
-                                   problem.call.classes);
+  const int64_t begin = position * problem.call.classes;
+  const RowVectors<T, int64_t> row(problem.logits() + begin, problem.call.classes);
 
-  Hand<T, Row, int64_t, kCap, kVectors> hand(problem, row);
-  Summary<Acc> summary;
-  if (label.counts || problem.call.lse != nullptr) {
-    for (int64_t at = thread; at < row.count(); at += kVectors * kThreads) {
+  Hand<T, Row, int64_t, kCap, kVectors, MostEdges<T>(kStreamedThreads)> hand(problem, row, begin);
+  const bool reads = label.counts || problem.call.lse != nullptr;
+  int64_t at = reads ? thread : row.classes;  // beyond which there is nothing
+  const auto load = [&] {
 #pragma unroll
-      for (int i = 0; i < kVectors; ++i) hand.template Load<Again::kYes>(i, at + i * kThreads);
-      hand.AddTo(at, kThreads, &summary);
-    }
+    for (int i = 0; i < kVectors; ++i) hand.template Load<Again::kYes>(i, at + i * kThreads);
+  };
+  load();
+  hand.LoadEdges(at, kThreads);
+  const RowInputs<Acc> inputs = ReadInputsOfBlock(problem, position, label);
+  Summary<Acc> summary;
+  hand.AddEdges(at, kThreads, &summary);
+  while (at < row.count) {
+    hand.AddTo(at, kThreads, &summary);
+    at += kVectors * kThreads;
+    load();
   }
   const Result<Acc> result = FinishCluster<Row::kDense, kStreamedThreads>(
       summary,
-      [&](const Summary<Acc>& joined) { return FinishRow(problem, position, label, joined); });
+      [&](const Summary<Acc>& joined) { return FinishRow(problem, label, inputs, joined); });
   if (thread == 0) problem.Store(position, result.loss, result.lse);
   if (problem.call.dlogits == nullptr) return;
-  const Place<T, int64_t> to = hand.Gradients();
   if (!label.counts || label.bad) {
-    for (int64_t at = thread; at < row.count(); at += kThreads) {
-      hand.StoreConstant(at, label.bad, to);
-    }
+    hand.StoreConstant(label.bad, thread, kThreads);
     return;
   }
-  for (int64_t at = thread; at < row.count(); at += kVectors * kThreads) {
+  for (at = thread; at < row.count; at += kVectors * kThreads) {
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) hand.template Load<Again::kNo>(i, at + i * kThreads);
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-      if (at + i * kThreads < row.count()) {
-        hand.StoreGradient(i, at + i * kThreads, result, to);
-      }
+      if (at + i * kThreads < row.count) hand.StoreGradient(i, at + i * kThreads, result);
     }
   }
-  hand.StoreTarget(label.index, thread, kThreads, result, to);
+  hand.StoreEdges(label.index, thread, kThreads, result);
 }
 
 }  // namespace onnxloss::cuda

@@ -19,16 +19,22 @@ ONNXLOSS_DEVICE void Raise(Acc max, Summary<Acc>* summary) {
   summary->stats = Rescaled(summary->stats, max);
 }
 
+// Of one maximum.
 template <bool kDense, class Acc>
-ONNXLOSS_DEVICE void Join(Summary<Acc> other, Summary<Acc>* summary) {
-  Raise<kDense>(other.stats.max, summary);
-  Raise<kDense>(summary->stats.max, &other);
+ONNXLOSS_DEVICE void AddSums(const Summary<Acc>& other, Summary<Acc>* summary) {
   summary->stats.count_max += other.stats.count_max;
   summary->stats.rest += other.stats.rest;
   if (kDense) {
     summary->dense.gap += other.dense.gap;
     summary->dense.total += other.dense.total;
   }
+}
+
+template <bool kDense, class Acc>
+ONNXLOSS_DEVICE void Join(Summary<Acc> other, Summary<Acc>* summary) {
+  Raise<kDense>(other.stats.max, summary);
+  Raise<kDense>(summary->stats.max, &other);
+  AddSums<kDense>(other, summary);
 }
 
 // The lesser of the two, to be summed; the other is the best from here on. In the end all have been
@@ -43,11 +49,12 @@ ONNXLOSS_DEVICE Unit Outdo(Unit x, Unit* best) {
 // Sums of a few terms relative to a maximum, before they join those of a summary.
 template <class Acc>
 struct Terms {
-  Acc shift;
+  Acc shift = 0;
   Acc rest = 0;
   Acc gap = 0;
   Acc total = 0;
 
+  Terms() = default;
   ONNXLOSS_DEVICE explicit Terms(Acc max) : shift(Shift(max)) {}
 
   template <class T>
@@ -59,15 +66,17 @@ struct Terms {
     total += coefficient;
   }
 
-  // The terms are of all elements but the summary's maximum, also of its former one.
+  // The terms are of all elements but the summary's maximum, also of its former one. There are none
+  // from here on.
   template <bool kDense>
-  ONNXLOSS_DEVICE void Join(Summary<Acc>* summary) const {
+  ONNXLOSS_DEVICE void Join(Summary<Acc>* summary) {
     summary->stats.count_max = 1;
     summary->stats.rest += static_cast<double>(rest);
     if (kDense) {
       summary->dense.gap += static_cast<double>(gap);
       summary->dense.total += static_cast<double>(total);
     }
+    rest = gap = total = 0;
   }
 };
 
@@ -163,21 +172,50 @@ struct Result {
   Acc at_target;
 };
 
-template <class T, class Row, class Acc>
-ONNXLOSS_DEVICE Result<Acc> FinishRow(const Problem<T, Row>& problem, int64_t position,
-                                      const Label<Acc>& label, const Summary<Acc>& summary) {
+// What finishes a row beside its summary.
+template <class Acc>
+struct RowInputs {
+  Acc logit;  // at the label, and its class weight
+  Acc weight;
+  Acc dense_total;
+  Acc k;
+};
+
+// To be read while the row itself is on its way. `first` is where the row's first class is.
+template <class T, class Row>
+ONNXLOSS_DEVICE auto ReadInputs(const Problem<T, Row>& problem, int64_t position, int64_t first,
+                                const Label<Accumulator<T>>& label) {
+  RowInputs<Accumulator<T>> inputs = {};
+  if (Row::kHasTarget && label.index != kNoLabel) {
+    const int64_t place = first + label.index * problem.call.inner;
+    inputs.logit = problem.Capped(Wide(problem.logits()[place]));
+    inputs.weight = problem.Weight(label.index);
+  }
   device::AwaitPrevious();  // the weights and the denominator are written
+  inputs.dense_total = problem.DenseTotal();
+  if (problem.call.dlogits != nullptr) inputs.k = problem.Upstream(position);
+  return inputs;
+}
+
+// The same for a row that has the whole block, and only in the warp that finishes it.
+template <class T, class Row>
+ONNXLOSS_DEVICE auto ReadInputsOfBlock(const Problem<T, Row>& problem, int64_t position,
+                                       const Label<Accumulator<T>>& label) {
+  RowInputs<Accumulator<T>> inputs = {};
+  if (device::WarpIndex() != 0) return inputs;
+  return ReadInputs(problem, position, position * problem.call.classes, label);
+}
+
+template <class T, class Row, class Acc>
+ONNXLOSS_DEVICE Result<Acc> FinishRow(const Problem<T, Row>& problem, const Label<Acc>& label,
+                                      const RowInputs<Acc>& inputs, const Summary<Acc>& summary) {
   const RowSoftmax<Acc> softmax = Finish(summary.stats);
   const Acc lse = LogSumExp(softmax);
   Target<Acc> target = {softmax.max, 0, 0};
   Acc dense_total = static_cast<Acc>(summary.dense.total);
   if constexpr (Row::kHasTarget) {
-    dense_total = problem.DenseTotal();
-    if (label.index != kNoLabel) {
-      const int64_t place = problem.First(position) + label.index * problem.call.inner;
-      const Acc logit = problem.Capped(Wide(problem.logits()[place]));
-      target = problem.row.TargetOf(logit, problem.Weight(label.index));
-    }
+    dense_total = inputs.dense_total;
+    if (label.index != kNoLabel) target = problem.row.TargetOf(inputs.logit, inputs.weight);
   }
   const Acc z_loss = static_cast<Acc>(problem.call.z_loss);
   Result<Acc> result = {};
@@ -187,7 +225,7 @@ ONNXLOSS_DEVICE Result<Acc> FinishRow(const Problem<T, Row>& problem, int64_t po
   if (label.bad) result.loss = NotANumber<Acc>();
   result.lse = lse;
   if (problem.call.dlogits == nullptr) return result;
-  const Acc k = problem.Upstream(position);
+  const Acc k = inputs.k;
   result.k = k;
   const Acc p_share = dense_total + ZLossShare(z_loss, lse);
   result.max = softmax.max;
@@ -195,6 +233,7 @@ ONNXLOSS_DEVICE Result<Acc> FinishRow(const Problem<T, Row>& problem, int64_t po
   result.total = target.coefficient + p_share;
   result.scale = k / softmax.sum;
   if (Row::kHasTarget) result.scale *= result.total;
+  if (label.bad) result.scale = NotANumber<Acc>();
   if (Row::kHasTarget) result.at_target = TargetGradient(softmax, target, p_share, k);
   return result;
 }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Rows in tiles: threads along the positions, and `class_lanes` of them along each position's
-// classes. Elements are read one by one, coalesced where the class axis is not last.
+// Tiles: threads along the positions, and `class_lanes` of them along each position's classes.
 #pragma once
 
 #include "cuda/plan.h"
@@ -11,14 +10,15 @@ namespace onnxloss::cuda {
 // Where a thread is in the block's tile. The threads of a warp have neighbouring positions, but
 // neighbouring classes where those are neighbours in memory.
 struct TileSeat {
-  int64_t position;
-  int column;  // the position's place in the tile
+  int64_t position;  // or the first of its positions
+  int column;        // their place in the tile
   int columns;
   int lane;  // along the classes
   int lanes;
 };
 
-template <int kThreads>
+// `kAcross` neighbouring positions have one thread.
+template <int kThreads, int kAcross = 1>
 ONNXLOSS_DEVICE TileSeat FindTileSeat(const Arguments& arguments, int64_t tile) {
   const int lanes = arguments.class_lanes;
   const int columns = kThreads / lanes;
@@ -26,7 +26,7 @@ ONNXLOSS_DEVICE TileSeat FindTileSeat(const Arguments& arguments, int64_t tile) 
   const bool classes_first = arguments.call.inner == 1;
   const int lane = classes_first ? thread % lanes : thread / columns;
   const int column = classes_first ? thread / lanes : thread % columns;
-  return {tile * columns + column, column, columns, lane, lanes};
+  return {(tile * columns + column) * kAcross, column, columns, lane, lanes};
 }
 
 template <class Value, int kThreads>
@@ -45,251 +45,20 @@ ONNXLOSS_DEVICE void VisitLanes(const TileSeat& seat, const Value& own, Visitor 
   }
 }
 
+// What the first of the threads that share a position has made of it.
+template <int kThreads, class Value>
+ONNXLOSS_DEVICE Value OfFirstLane(const TileSeat& seat, const Value& own) {
+  auto& shared = device::Shared<TileShared<Value, kThreads>>();
+  if (seat.lane == 0) shared.of_thread[seat.column] = own;
+  device::SyncBlock();  // every first thread's value is written
+  return shared.of_thread[seat.column];
+}
+
 template <class T, class Row, class Acc>
 ONNXLOSS_DEVICE Acc CoefficientAt(const Problem<T, Row>& problem, int64_t place, int64_t c) {
   if constexpr (!Row::kDense) return 0;
   const Acc label = Row::kHasTarget ? Acc{0} : Wide(problem.probabilities()[place]);
   return problem.row.Coefficient(label, problem.Weight(c));
-}
-
-// The softmax of the thread's row, which the threads of its lanes share. All threads of the block
-// take part.
-template <class T, class Row>
-ONNXLOSS_DEVICE Summary<Accumulator<T>> SummariseTile(const Problem<T, Row>& problem,
-                                                      const TileSeat& seat, bool reads) {
-  using Acc = Accumulator<T>;
-  constexpr int kChunk = 8;
-  const int64_t classes = problem.call.classes;
-  const int64_t first = reads ? problem.First(seat.position) : 0;
-  Summary<Acc> own;
-  for (int64_t c0 = seat.lane; reads && c0 < classes; c0 += kChunk * seat.lanes) {
-    Acc x[kChunk];
-    Acc a[Row::kDense ? kChunk : 1];
-#pragma unroll
-    for (int i = 0; i < kChunk; ++i) {
-      const int64_t c = c0 + i * seat.lanes;
-      const int64_t place = first + c * problem.call.inner;
-      x[i] = c < classes ? problem.Capped(Wide(problem.logits()[place])) : -Infinity<Acc>();
-      if constexpr (Row::kDense) {
-        a[i] = c < classes ? CoefficientAt<T, Row, Acc>(problem, place, c) : Acc{0};
-      }
-    }
-    AddChunk<T, Row::kDense, kChunk>(x, a, &own);
-  }
-  Summary<Acc> summary;
-  VisitLanes<kStridedThreads>(
-      seat, own, [&](const Summary<Acc>& other) { Join<Row::kDense>(other, &summary); });
-  return summary;
-}
-
-// logits are [outer, C, inner]. Read once for the loss; for the gradient once more, when what a
-// block read is likely to be in its first cache still.
-template <class T, class Row>
-ONNXLOSS_KERNEL(kStridedThreads)
-StridedRows(const Arguments arguments) {
-  using Acc = Accumulator<T>;
-
-  device::StartNext();
-  const Problem<T, Row> problem(arguments);
-  const TileSeat seat = FindTileSeat<kStridedThreads>(arguments, device::BlockIndex());
-  const int64_t classes = problem.call.classes;
-  const int64_t inner = problem.call.inner;
-  const bool has_row = seat.position < problem.positions();
-  const int64_t position = has_row ? seat.position : 0;
-  const int64_t first = problem.First(position);
-  const Label<Acc> label = problem.LabelOf(position);
-  const bool reads = has_row && (label.counts || problem.call.lse != nullptr);
-  const Summary<Acc> summary = SummariseTile(problem, seat, reads);
-  if (!has_row) return;
-  const Result<Acc> result = FinishRow(problem, position, label, summary);
-  if (seat.lane == 0) problem.Store(position, result.loss, result.lse);
-  if (problem.call.dlogits == nullptr) return;
-  for (int64_t c = seat.lane; c < classes; c += seat.lanes) {
-    const int64_t place = first + c * inner;
-    Acc value = label.bad ? NotANumber<Acc>() : Acc{0};
-    if (label.counts && !label.bad) {
-      const Acc logit = Wide(problem.logits()[place]);
-      const Acc share = ShareOf<Row>(result, CoefficientAt<T, Row, Acc>(problem, place, c));
-      value = GradientOf<T, Row>(result, problem.Capped(logit), share);
-      if (Row::kHasTarget && c == label.index) value = result.at_target;
-      value *= problem.CapSlope(logit);
-    }
-    problem.dlogits()[place] = Narrow<T>(value);
-  }
-}
-
-// What a position's probabilities add up to: see cpu/probabilities.h.
-struct ProbabilitySums {
-  double others;     // S, but for the label's class where it alone has a coefficient
-  double label;      // and what that adds to S
-  double logs;       // sum_c a_c -log(r_c)
-  double total;      // A
-  double quotients;  // -sum_j dq_j q_j / k
-
-  ONNXLOSS_DEVICE double r() const { return others + label; }
-  ONNXLOSS_DEVICE void Add(const ProbabilitySums& other) {
-    others += other.others;
-    label += other.label;
-    logs += other.logs;
-    total += other.total;
-    quotients += other.quotients;
-  }
-};
-
-// One element of a row of probabilities, and its coefficient.
-template <class Acc>
-struct Probability {
-  Acc q;
-  Acc r;
-  Acc a;
-};
-
-// Rows of probabilities, [outer, C, inner], as their threads go along them.
-template <class T, class Row>
-struct ProbabilityWalk {
-  using Acc = Accumulator<T>;
-
-  const Problem<T, Row>& problem;
-  const TileSeat& seat;
-  bool has_row;
-  int64_t first;
-  Label<Acc> label;
-  Normalization<Acc> normalization;
-
-  ONNXLOSS_DEVICE ProbabilityWalk(const Problem<T, Row>& given, const TileSeat& at)
-      : problem(given),
-        seat(at),
-        has_row(at.position < given.positions()),
-        first(given.First(has_row ? at.position : 0)),
-        label(given.LabelOf(has_row ? at.position : 0)),
-        normalization(given.Bounds()) {}
-
-  // Calls visit(c, place) for the thread's classes.
-  template <class Visitor>
-  ONNXLOSS_DEVICE void ForClasses(Visitor visit) const {
-    for (int64_t c = seat.lane; has_row && c < problem.call.classes; c += seat.lanes) {
-      visit(c, first + c * problem.call.inner);
-    }
-  }
-  static constexpr bool kLabelAlone = Row::kHasTarget && !Row::kDense;
-  ONNXLOSS_DEVICE bool HasLabel(int64_t c) const { return Row::kHasTarget && c == label.index; }
-  ONNXLOSS_DEVICE Probability<Acc> At(int64_t c, int64_t place) const {
-    const Acc q = normalization.Quotient(problem.Capped(Wide(problem.logits()[place])));
-    Acc a = CoefficientAt<T, Row, Acc>(problem, place, c);
-    if (HasLabel(c)) a += problem.row.keep * problem.Weight(c);
-    return {q, normalization.Clipped(q), a};
-  }
-
-  // All threads of the block take part.
-  ONNXLOSS_DEVICE void Divide() {
-    if (!problem.DividesFirst()) return;
-    double own = 0;
-    ForClasses(
-        [&](int64_t, int64_t place) { own += static_cast<double>(Wide(problem.logits()[place])); });
-    double sum = 0;
-    VisitLanes<kStridedThreads>(seat, own, [&](double other) { sum += other; });
-    device::SyncBlock();  // every thread has read the others' sums
-    normalization.divisor = static_cast<Acc>(sum);
-  }
-  ONNXLOSS_DEVICE ProbabilitySums Sums() const {
-    // Elsewhere the target alone need be read.
-    const bool reads_all = !kLabelAlone || problem.DividesLast() || !normalization.IsFinite();
-    ProbabilitySums own = {};
-    ForClasses([&](int64_t c, int64_t place) {
-      if (!reads_all && !HasLabel(c)) return;
-      const Probability<Acc> p = At(c, place);
-      const double r = static_cast<double>(p.r);
-      const bool alone = kLabelAlone && HasLabel(c);
-      own.Add({alone ? 0 : r, alone ? r : 0, static_cast<double>(GapTerm(p.a, -Log(p.r))),
-               static_cast<double>(p.a), static_cast<double>(normalization.OfQuotients(p.q, p.a))});
-    });
-    ProbabilitySums sums = {};
-    VisitLanes<kStridedThreads>(seat, own, [&](const ProbabilitySums& other) { sums.Add(other); });
-    return sums;
-  }
-
-  ONNXLOSS_DEVICE Acc LossOf(const ProbabilitySums& sums, double lse) const {
-    // Of the others alone, which keeps the digits of a confident row.
-    const double loss = kLabelAlone && problem.DividesLast()
-                            ? GapTerm(sums.total, ::log1p(sums.others / sums.label))
-                            : sums.logs + GapTerm(sums.total, lse);
-    return static_cast<Acc>(loss + problem.call.z_loss * lse * lse);
-  }
-
-  ONNXLOSS_DEVICE void WriteGradient(const ProbabilitySums& sums, double lse) const {
-    const bool counts = label.counts && !label.bad;
-    const Acc k = static_cast<Acc>(problem.PlainUpstream(seat.position));
-    const double share = sums.total + 2 * problem.call.z_loss * lse;
-    const Acc pull = problem.DividesLast() ? static_cast<Acc>(share / sums.r()) : Acc{0};
-    ForClasses([&](int64_t c, int64_t place) {
-      Acc gradient = label.bad ? NotANumber<Acc>() : Acc{0};
-      if (counts) {
-        const Probability<Acc> p = At(c, place);
-        Acc slope = normalization.Slope(p.q, p.a, pull);
-        if (problem.DividesFirst()) {
-          slope = (slope + static_cast<Acc>(sums.quotients)) / normalization.divisor;
-        }
-        slope *= problem.CapSlope(Wide(problem.logits()[place]));
-        gradient = k * Weighted(problem.PositionWeight(seat.position), slope);
-      }
-      problem.dlogits()[place] = Narrow<T>(gradient);
-    });
-  }
-};
-
-// logits are probabilities, [outer, C, inner], and read once for each sum over a row's classes that
-// what follows needs.
-template <class T, class Row>
-ONNXLOSS_KERNEL(kStridedThreads)
-ProbabilityRows(const Arguments arguments) {
-  using Acc = Accumulator<T>;
-
-  device::StartNext();
-  device::AwaitPrevious();
-  const Problem<T, Row> problem(arguments);
-  const TileSeat seat = FindTileSeat<kStridedThreads>(arguments, device::BlockIndex());
-  ProbabilityWalk<T, Row> walk(problem, seat);
-  walk.Divide();
-  const ProbabilitySums sums = walk.Sums();
-  if (!walk.has_row) return;
-  const double lse = problem.DividesLast() ? LogOfSum(sums.r()) : 0;
-  if (problem.call.dlogits != nullptr) walk.WriteGradient(sums, lse);
-  if (seat.lane != 0) return;
-  Acc loss = walk.label.counts ? walk.LossOf(sums, lse) : Acc{0};
-  if (walk.label.bad) loss = NotANumber<Acc>();
-  problem.Store(seat.position, loss, static_cast<Acc>(lse));
-}
-
-// The gradient by probabilities as labels, for the few graphs that ask for it: dlabels_c = k (1-e)
-// w_c -lp_c.
-template <class T, class Row>
-ONNXLOSS_KERNEL(kStridedThreads)
-LabelGradients(const Arguments arguments) {
-  using Acc = Accumulator<T>;
-  device::StartNext();
-  device::AwaitPrevious();
-  const Problem<T, Row> problem(arguments);
-  const TileSeat seat = FindTileSeat<kStridedThreads>(arguments, device::BlockIndex());
-  ProbabilityWalk<T, Row> walk(problem, seat);
-  const Acc k = walk.has_row ? problem.Upstream(seat.position) : Acc{0};
-  const auto write = [&](const auto& neg_log_p) {
-    walk.ForClasses([&](int64_t c, int64_t place) {
-      const Acc gradient =
-          LabelGradient(k, problem.row.keep, problem.Weight(c), neg_log_p(c, place));
-      static_cast<T*>(problem.call.dlabels)[place] = Narrow<T>(gradient);
-    });
-  };
-  if (problem.call.from_logits != 0) {
-    const Summary<Acc> summary = SummariseTile(problem, seat, walk.has_row);
-    const RowSoftmax<Acc> softmax = Finish(summary.stats);
-    write([&](int64_t, int64_t place) {
-      return NegLogP(softmax, problem.Capped(Wide(problem.logits()[place])));
-    });
-    return;
-  }
-  walk.Divide();
-  const Acc lse = problem.DividesLast() ? static_cast<Acc>(LogOfSum(walk.Sums().r())) : Acc{0};
-  write([&](int64_t c, int64_t place) { return lse - Log(walk.At(c, place).r); });
 }
 
 }  // namespace onnxloss::cuda

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// 16 bytes of a row at a time. Vectors lie on 16-byte boundaries wherever the row begins, so that
-// the first and the last may reach beyond it; those go element by element.
+// 16 bytes of a row at a time: the vectors that lie on boundaries of 16 bytes and wholly in the
+// row. What is before the first and behind the last of them are its edges, which go one by one.
 #pragma once
 
 #include "cuda/summary.h"
@@ -51,11 +51,13 @@ ONNXLOSS_DEVICE void AddElements(Unit<T> unit, Terms<Accumulator<T>>* terms) {
     terms->template Add<T>(unit);
   }
 }
+// The greatest element is left.
 template <class T>
-ONNXLOSS_DEVICE void AddLesserElement(Unit<T> unit, Terms<Accumulator<T>>* terms) {
+ONNXLOSS_DEVICE Accumulator<T> AddLesserElement(Unit<T> unit, Terms<Accumulator<T>>* terms) {
   if constexpr (sizeof(T) == 2) {
     terms->template Add<T>(device::Lesser(ElementOf(unit, 0), ElementOf(unit, 1)));
   }
+  return GreatestOf(unit);
 }
 
 // Packed as in memory: 16-bit elements share a register.
@@ -103,123 +105,121 @@ ONNXLOSS_DEVICE Vector<double> Packed(const double (&x)[2], double) {
 
 enum class Again { kNo, kYes };  // is it read once more?
 
-// Where an array has a row. The vectors that can be moved as one are those that have all their
-// elements and lie on a boundary: they begin with one of the first `wholes` classes.
-template <class T, class Index>
-struct Place {
-  T* row;
-  Index wholes;
-
-  ONNXLOSS_DEVICE bool IsWhole(Index first) const {
-    using Unsigned = std::make_unsigned_t<Index>;  // negative before the row
-    return static_cast<Unsigned>(first) < static_cast<Unsigned>(wholes);
-  }
-};
-
 ONNXLOSS_DEVICE bool IsAligned(const void* place) {
   return reinterpret_cast<uintptr_t>(place) % 16 == 0;
 }
 
-// A row of logits and of which vectors it consists. A short Index saves registers where rows are
-// short.
+// Where the vectors and edges of a row are. The plan sees to it that all arrays of the shape of
+// logits are on the same side of a boundary. A short Index saves registers where rows are short.
 template <class T, class Index>
-struct RowVectors : Place<const T, Index> {
+struct RowVectors {
   Index classes;
-  int head;  // elements of vector 0 before the row
+  Index count;  // of its vectors
+  int head;     // edges in front of them
 
-  ONNXLOSS_DEVICE RowVectors(const T* begin, int64_t count)
-      : Place<const T, Index>{begin, Wholes(static_cast<Index>(count))},
-        classes(static_cast<Index>(count)),
-        head(static_cast<int>(reinterpret_cast<uintptr_t>(begin) % 16 / sizeof(T))) {}
-
-  ONNXLOSS_DEVICE Index count() const { return (classes + head + kWidth<T> - 1) / kWidth<T>; }
-  // The class of a vector's first element, negative before the row.
-  ONNXLOSS_DEVICE Index FirstClass(Index vector) const { return vector * kWidth<T> - head; }
-  ONNXLOSS_DEVICE Index VectorOf(Index c) const { return (c + head) / kWidth<T>; }
-  // Where an array of the shape of `logits` has this row. Its vectors need not lie on boundaries.
-  template <class Element>
-  ONNXLOSS_DEVICE Place<Element, Index> In(Element* array, const T* logits) const {
-    Element* own = array + (this->row - logits);
-    return {own, IsAligned(own - head) ? this->wholes : 0};
+  ONNXLOSS_DEVICE RowVectors(const T* row, int64_t given) : classes(static_cast<Index>(given)) {
+    const int beyond = static_cast<int>(reinterpret_cast<uintptr_t>(row) % 16 / sizeof(T));
+    const int before = beyond == 0 ? 0 : kWidth<T> - beyond;
+    head = before < classes ? before : static_cast<int>(classes);
+    count = (classes - head) / kWidth<T>;
   }
 
- private:
-  ONNXLOSS_DEVICE static Index Wholes(Index classes) {
-    return classes < kWidth<T> ? 0 : classes - kWidth<T> + 1;
+  // The class of a vector's first element, and that of an edge.
+  ONNXLOSS_DEVICE Index FirstClass(Index vector) const { return head + vector * kWidth<T>; }
+  ONNXLOSS_DEVICE int edges() const { return static_cast<int>(classes - count * kWidth<T>); }
+  ONNXLOSS_DEVICE Index ClassOfEdge(int edge) const {
+    return edge < head ? edge : classes - edges() + edge;
+  }
+  // Of the lanes that share the row, a power of two, the one that has a class.
+  ONNXLOSS_DEVICE Index LaneOf(Index c, Index lanes) const {
+    const Index behind = c - FirstClass(count);
+    const Index in_vector = (c - head) / kWidth<T>;
+    const Index edge = c < head ? c : head + behind;
+    return (c < head || behind >= 0 ? edge : in_vector) & (lanes - 1);
   }
 };
 
-// The elements from class `first` on of an array; `filler` beyond the row's ends.
-template <Again kAgain, class T, class Index>
-ONNXLOSS_DEVICE Vector<T> LoadVector(const Place<const T, Index>& from, Index classes, Index first,
-                                     Accumulator<T> filler) {
-  const T* row = from.row;
-  if (from.IsWhole(first)) {
-    return {kAgain == Again::kYes ? device::Load(row + first) : device::LoadOnce(row + first)};
-  }
-  Accumulator<T> x[kWidth<T>];
-#pragma unroll
-  for (int j = 0; j < kWidth<T>; ++j) x[j] = filler;
-  if (first < classes) {
-#pragma unroll
-    for (int j = 0; j < kWidth<T>; ++j) {
-      const Index c = first + j;
-      if (c >= 0 && c < classes) x[j] = Wide(row[c]);
-    }
-  }
-  return Packed(x, T{});
+// At most, of one of the lanes that share a row.
+template <class T>
+constexpr int MostEdges(int lanes) {
+  return (2 * (kWidth<T> - 1) + lanes - 1) / lanes;
 }
 
-template <class T, class Index>
-ONNXLOSS_DEVICE void StoreVector(const Place<T, Index>& to, Index classes, Index first,
-                                 const Accumulator<T> (&x)[kWidth<T>]) {
-  if (to.IsWhole(first)) {
-    device::StoreOnce(to.row + first, Packed(x, T{}).bytes);
-    return;
-  }
+template <class T>
+ONNXLOSS_DEVICE Vector<T> NothingBut(Accumulator<T> x) {
+  Accumulator<T> same[kWidth<T>];
 #pragma unroll
-  for (int j = 0; j < kWidth<T>; ++j) {
-    const Index c = first + j;
-    if (c >= 0 && c < classes) to.row[c] = Narrow<T>(x[j]);
-  }
+  for (int j = 0; j < kWidth<T>; ++j) same[j] = x;
+  return Packed(same, T{});
 }
 
 enum class Cap { kNone, kSome };
 
-// The vectors of a row that one thread has in hand.
-template <class T, class Row, class Index, Cap kCap, int kVectors>
+// More of them would lose digits in the sums of float.
+constexpr int kVectorsOfTerms = 8;
+
+// The vectors and edges of a row that one thread has in hand.
+template <class T, class Row, class Index, Cap kCap, int kVectors, int kEdges>
 struct Hand {
   using Acc = Accumulator<T>;
   static constexpr int kElements = kWidth<T>;
 
   const Problem<T, Row>& problem;
   const RowVectors<T, Index>& row;
-  const Place<const T, Index> probabilities;  // where they are the labels
+  const T* logits_of_row;
+  const T* labels_of_row;  // where they are probabilities
+  T* dlogits_of_row;
   Vector<T> logits[kVectors];
   Vector<T> labels[Row::kHasTarget ? 1 : kVectors];
+  Acc edges[kEdges];
+  Acc labels_of_edges[Row::kHasTarget ? 1 : kEdges];
 
-  ONNXLOSS_DEVICE Hand(const Problem<T, Row>& of, const RowVectors<T, Index>& in)
-      : problem(of), row(in), probabilities(row.In(of.probabilities(), of.logits())) {}
+  ONNXLOSS_DEVICE Hand(const Problem<T, Row>& of, const RowVectors<T, Index>& in, int64_t begin)
+      : problem(of),
+        row(in),
+        logits_of_row(of.logits() + begin),
+        labels_of_row(of.probabilities() + begin),
+        dlogits_of_row(of.dlogits() + begin) {}
 
   // Vector number `vector` of the row; beyond its end there is nothing but filler.
   template <Again kAgain>
   ONNXLOSS_DEVICE void Load(int i, Index vector) {
-    const Index first = row.FirstClass(vector);
-    logits[i] = LoadVector<kAgain>(row, row.classes, first, -Infinity<Acc>());
+    const bool is_there = vector < row.count;
+    const auto read = [&](const T* from) -> Vector<T> {
+      from += row.FirstClass(vector);
+      return {kAgain == Again::kYes ? device::Load(from) : device::LoadOnce(from)};
+    };
+    logits[i] = is_there ? read(logits_of_row) : NothingBut<T>(-Infinity<Acc>());
     if constexpr (!Row::kHasTarget) {
-      labels[i] = LoadVector<kAgain>(probabilities, row.classes, first, Acc{0});
+      labels[i] = is_there ? read(labels_of_row) : NothingBut<T>(0);
     }
   }
 
-  // An element as the softmax sees it. A cap would lift what fills up a vector from -inf.
-  ONNXLOSS_DEVICE Acc Seen(int i, int j, Index first) const {
-    const Acc x = logits[i].At(j);
-    if constexpr (kCap == Cap::kNone) return x;
-    const bool inside = first + j >= 0 && first + j < row.classes;
-    return inside ? problem.Capped(x) : x;
+  // Calls visit(k, c) for the edges of a lane, and their classes.
+  template <class Visitor>
+  ONNXLOSS_DEVICE void ForEdges(Index lane, Index lanes, Visitor visit) const {
+#pragma unroll
+    for (int k = 0; k < kEdges; ++k) {
+      const int edge = static_cast<int>(lane + k * lanes);
+      if (edge < row.edges()) visit(k, row.ClassOfEdge(edge));
+    }
+  }
+  ONNXLOSS_DEVICE void LoadEdges(Index lane, Index lanes) {
+#pragma unroll
+    for (int k = 0; k < kEdges; ++k) {
+      edges[k] = -Infinity<Acc>();
+      if constexpr (!Row::kHasTarget) labels_of_edges[k] = 0;
+    }
+    ForEdges(lane, lanes, [&](int k, Index c) {
+      edges[k] = Wide(logits_of_row[c]);
+      if constexpr (!Row::kHasTarget) labels_of_edges[k] = Wide(labels_of_row[c]);
+    });
   }
 
-  // Of the classes of a vector, which begins with class `first`; 1 beyond the row's ends.
+  // An element as the softmax sees it.
+  ONNXLOSS_DEVICE Acc Seen(Acc x) const { return kCap == Cap::kNone ? x : problem.Capped(x); }
+
+  // Of the classes of a vector, which begins with class `first`.
   ONNXLOSS_DEVICE void WeightsOf(Index first, Acc* weight) const {
 #pragma unroll
     for (int j = 0; j < kElements; ++j) weight[j] = Acc{1};
@@ -227,23 +227,21 @@ struct Hand {
     // instructions, and registers, since all vectors' would be made at once.
     const Acc* weights = static_cast<const Acc*>(problem.call.class_weights);
     if (weights == nullptr) return;
-    if (row.IsWhole(first) && IsAligned(weights + first)) {
+    weights += first;
+    if (!IsAligned(weights)) {
 #pragma unroll
-      for (int j = 0; j < kElements; j += kWidth<Acc>) {
-        const Vector<Acc> some = {device::Load(weights + first + j)};
-#pragma unroll
-        for (int k = 0; k < kWidth<Acc>; ++k) weight[j + k] = some.At(k);
-      }
+      for (int j = 0; j < kElements; ++j) weight[j] = weights[j];
       return;
     }
 #pragma unroll
-    for (int j = 0; j < kElements; ++j) {
-      const Index c = first + j;
-      if (c >= 0 && c < row.classes) weight[j] = weights[c];
+    for (int j = 0; j < kElements; j += kWidth<Acc>) {
+      const Vector<Acc> some = {device::Load(weights + j)};
+#pragma unroll
+      for (int k = 0; k < kWidth<Acc>; ++k) weight[j + k] = some.At(k);
     }
   }
 
-  // The dense coefficients of vector i, which begins with class `first`; 0 beyond the row's ends.
+  // The dense coefficients of vector i, which begins with class `first`, and of an edge.
   ONNXLOSS_DEVICE void CoefficientsOf(int i, Index first, Acc* a) const {
     if constexpr (Row::kDense) {
       WeightsOf(first, a);
@@ -252,13 +250,11 @@ struct Hand {
         const Acc label = Row::kHasTarget ? Acc{0} : labels[Row::kHasTarget ? 0 : i].At(j);
         a[j] = problem.row.Coefficient(label, a[j]);
       }
-      if (row.IsWhole(first)) return;
-#pragma unroll
-      for (int j = 0; j < kElements; ++j) {
-        const Index c = first + j;
-        if (c < 0 || c >= row.classes) a[j] = 0;
-      }
     }
+  }
+  ONNXLOSS_DEVICE Acc CoefficientOfEdge(int k, Index c) const {
+    const Acc label = Row::kHasTarget ? Acc{0} : labels_of_edges[Row::kHasTarget ? 0 : k];
+    return problem.row.Coefficient(label, problem.Weight(c));
   }
 
   // Whether all classes have one coefficient.
@@ -269,7 +265,7 @@ struct Hand {
   // The dense terms of vector i.
   ONNXLOSS_DEVICE void AddDense(int i, Index first, Terms<Acc>* terms) const {
     if constexpr (Row::kDense) {
-      if (IsUniform() && row.IsWhole(first)) {
+      if (IsUniform()) {
         const Acc a = problem.row.uniform;
         Acc gaps = 0;
 #pragma unroll
@@ -300,37 +296,62 @@ struct Hand {
     }
   }
 
-  // Adds all, as one chunk: vector i is number vector + i * step of the row.
+  // The first vectors and the edges: vector i is number vector + i * step of the row.
+  ONNXLOSS_DEVICE Summary<Acc> Summarise(Index vector, Index step) {
+    static_assert(kCap == Cap::kNone, "where there is a cap, AddEdges and AddTo");
+    Summary<Acc> summary;
+    const Unit<T> none = UnitOf(summary.stats.max, T{});
+    summary.stats.max = Greatest(none);
+#pragma unroll
+    for (int k = 0; k < kEdges; ++k) {
+      summary.stats.max = device::Greater(summary.stats.max, edges[k]);
+    }
+    AddTerms(none, vector, step, &summary, [&](Acc best, Terms<Acc>* terms) {
+      ForEdges(vector, step, [&](int k, Index c) {
+        terms->template Add<T>(Outdo(edges[k], &best));
+        if constexpr (Row::kDense) terms->AddDense(edges[k], CoefficientOfEdge(k, c));
+      });
+    });
+    return summary;
+  }
+
+  ONNXLOSS_DEVICE void AddEdges(Index lane, Index lanes, Summary<Acc>* summary) const {
+    ForEdges(lane, lanes, [&](int k, Index c) {
+      const Acc x[1] = {Seen(edges[k])};
+      const Acc a[1] = {Row::kDense ? CoefficientOfEdge(k, c) : Acc{0}};
+      AddChunk<T, Row::kDense, 1>(x, a, summary);
+    });
+  }
+
+  // The vectors, as above.
   ONNXLOSS_DEVICE void AddTo(Index vector, Index step, Summary<Acc>* summary) {
     if constexpr (kCap == Cap::kNone) {
       const Unit<T> former = UnitOf(summary->stats.max, T{});
       summary->stats.count_max = 0;
       Raise<Row::kDense>(Greatest(former), summary);
-      AddTerms(former, vector, step, summary);
+      AddTerms(former, vector, step, summary, [](Acc, Terms<Acc>*) {});
     } else {
       Acc x[kVectors * kElements];
       Acc a[Row::kDense ? kVectors * kElements : 1];
 #pragma unroll
       for (int i = 0; i < kVectors; ++i) {
-        const Index first = row.FirstClass(vector + i * step);
+        const Index number = vector + i * step;
+        const bool is_there = number < row.count;
 #pragma unroll
-        for (int j = 0; j < kElements; ++j) x[i * kElements + j] = Seen(i, j, first);
-        CoefficientsOf(i, first, a + (Row::kDense ? i * kElements : 0));
+        for (int j = 0; j < kElements; ++j) {
+          // A cap would lift what fills up a vector from -inf.
+          const Acc given = logits[i].At(j);
+          x[i * kElements + j] = is_there ? Seen(given) : given;
+          if (Row::kDense) a[i * kElements + j] = 0;
+        }
+        Acc* own = a + (Row::kDense ? i * kElements : 0);
+        if (is_there) CoefficientsOf(i, row.FirstClass(number), own);
       }
       AddChunk<T, Row::kDense, kVectors * kElements>(x, a, summary);
     }
   }
 
-  // The same of vectors that are the first of their row.
-  ONNXLOSS_DEVICE Summary<Acc> Summarise(Index vector, Index step) {
-    Summary<Acc> summary;
-    const Unit<T> none = UnitOf(summary.stats.max, T{});
-    summary.stats.max = Greatest(none);
-    AddTerms(none, vector, step, &summary);
-    return summary;
-  }
-
-  // Of all elements and those of `best`.
+  // Of all vectors and `best`.
   ONNXLOSS_DEVICE Acc Greatest(Unit<T> best) const {
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
@@ -340,21 +361,25 @@ struct Hand {
     return GreatestOf(best);
   }
 
-  // Adds the elements and those of `best`, none of them above the summary's maximum. What is beyond
-  // the row's end costs no time.
-  ONNXLOSS_DEVICE void AddTerms(Unit<T> best, Index vector, Index step, Summary<Acc>* summary) {
+  // Adds the vectors and what is in `best`, none of it above the summary's maximum, and with
+  // add_more(greatest of these, terms) others. What is beyond the row's end costs no time.
+  template <class AddMore>
+  ONNXLOSS_DEVICE void AddTerms(Unit<T> best, Index vector, Index step, Summary<Acc>* summary,
+                                AddMore add_more) {
     Terms<Acc> terms(summary->stats.max);
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-      if (vector + i * step >= row.count()) break;
+      if (vector + i * step >= row.count) break;
       Forget(i);
 #pragma unroll
       for (int u = 0; u < kUnits<T>; ++u) {
         AddElements<T>(Outdo(logits[i].UnitAt(u), &best), &terms);
       }
       AddDense(i, row.FirstClass(vector + i * step), &terms);
+      const bool is_full = (i + 1) % kVectorsOfTerms == 0 && i + 1 < kVectors;
+      if (is_full) terms.template Join<Row::kDense>(summary);
     }
-    AddLesserElement<T>(best, &terms);
+    add_more(AddLesserElement<T>(best, &terms), &terms);
     terms.template Join<Row::kDense>(summary);
   }
 
@@ -364,47 +389,46 @@ struct Hand {
     if constexpr (!Row::kHasTarget) labels[i].Forget();
   }
 
-  // Where dlogits go, kept rather than found anew for each vector.
-  ONNXLOSS_DEVICE Place<T, Index> Gradients() const {
-    Place<T, Index> to = row.In(problem.dlogits(), problem.logits());
-    device::Forget(&to.row);
-    device::Forget(&to.wholes);
-    return to;
-  }
-
-  // dlogits of a vector, as if it had no target.
-  ONNXLOSS_DEVICE void StoreGradient(int i, Index vector, const Result<Acc>& result,
-                                     const Place<T, Index>& to) const {
+  // dlogits of vector i, as if it had no target.
+  ONNXLOSS_DEVICE void StoreGradient(int i, Index vector, const Result<Acc>& result) const {
     const Index first = row.FirstClass(vector);
     Acc share[kElements];
     SharesOf(i, first, result, share);
     Acc gradient[kElements];
 #pragma unroll
     for (int j = 0; j < kElements; ++j) {
-      Acc value = GradientOf<T, Row>(result, Seen(i, j, first), share[j]);
-      if constexpr (kCap == Cap::kSome) value *= problem.CapSlope(logits[i].At(j));
-      gradient[j] = value;
+      gradient[j] = Gradient(logits[i].At(j), share[j], result);
     }
-    StoreVector(to, row.classes, first, gradient);
+    device::StoreOnce(dlogits_of_row + first, Packed(gradient, T{}).bytes);
+  }
+  ONNXLOSS_DEVICE Acc Gradient(Acc x, Acc share, const Result<Acc>& result) const {
+    const Acc gradient = GradientOf<T, Row>(result, Seen(x), share);
+    return kCap == Cap::kNone ? gradient : gradient * problem.CapSlope(x);
   }
 
-  // The target's element is replaced by the thread that stored its vector: the one of `lane` among
-  // `lanes`, a power of two.
-  ONNXLOSS_DEVICE void StoreTarget(int64_t label, Index lane, Index lanes,
-                                   const Result<Acc>& result, const Place<T, Index>& to) const {
+  // dlogits of the edges, and of the target, which replaces what the same thread has stored.
+  ONNXLOSS_DEVICE void StoreEdges(int64_t label, Index lane, Index lanes,
+                                  const Result<Acc>& result) const {
+    ForEdges(lane, lanes, [&](int k, Index c) {
+      const Acc share = Row::kDense ? ShareOf<Row>(result, CoefficientOfEdge(k, c)) : Acc{0};
+      dlogits_of_row[c] = Narrow<T>(Gradient(edges[k], share, result));
+    });
     if (!Row::kHasTarget || label == kNoLabel) return;
-    if ((row.VectorOf(static_cast<Index>(label)) & (lanes - 1)) != lane) return;
+    const Index target = static_cast<Index>(label);
+    if (row.LaneOf(target, lanes) != lane) return;
     Acc value = result.at_target;
-    if constexpr (kCap == Cap::kSome) value *= problem.CapSlope(Wide(row.row[label]));
-    to.row[label] = Narrow<T>(value);
+    if constexpr (kCap == Cap::kSome) value *= problem.CapSlope(Wide(logits_of_row[target]));
+    dlogits_of_row[target] = Narrow<T>(value);
   }
 
-  // One number for all elements of a vector of dlogits: rows that do not count, or are nan.
-  ONNXLOSS_DEVICE void StoreConstant(Index vector, bool bad, const Place<T, Index>& to) const {
-    Acc constant[kElements];
-#pragma unroll
-    for (int j = 0; j < kElements; ++j) constant[j] = bad ? NotANumber<Acc>() : Acc{0};
-    StoreVector(to, row.classes, row.FirstClass(vector), constant);
+  // One number for all of dlogits: rows that do not count, or are nan.
+  ONNXLOSS_DEVICE void StoreConstant(bool bad, Index lane, Index lanes) const {
+    const Acc constant = bad ? NotANumber<Acc>() : Acc{0};
+#pragma unroll 1
+    for (Index vector = lane; vector < row.count; vector += lanes) {
+      device::StoreOnce(dlogits_of_row + row.FirstClass(vector), NothingBut<T>(constant).bytes);
+    }
+    ForEdges(lane, lanes, [&](int, Index c) { dlogits_of_row[c] = Narrow<T>(constant); });
   }
 };
 

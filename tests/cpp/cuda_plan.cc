@@ -4,7 +4,7 @@
 
 extern "C" {
 
-// [path, residence, blocks, threads, cluster, class_lanes]
+// [path, residence, blocks, threads, cluster, class_lanes, across]
 void PlanFor(const onnxloss::cuda::LossCall* call, int largest_cluster, int64_t* plan) {
   const onnxloss::cuda::Plan made = onnxloss::cuda::PlanFor(*call, largest_cluster);
   const int64_t fields[] = {static_cast<int64_t>(made.path),
@@ -12,7 +12,8 @@ void PlanFor(const onnxloss::cuda::LossCall* call, int largest_cluster, int64_t*
                             made.blocks,
                             made.threads,
                             made.cluster,
-                            made.class_lanes};
-  for (int i = 0; i < 6; ++i) plan[i] = fields[i];
+                            made.class_lanes,
+                            made.across};
+  for (int i = 0; i < 7; ++i) plan[i] = fields[i];
 }
 }

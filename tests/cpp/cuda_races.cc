@@ -25,15 +25,11 @@ struct Shape {
 };
 
 // One for each path and residence; 16395 classes of float32 need a cluster of 4.
-constexpr Shape kShapes[] = {{"several rows a warp", 9, 5, 1},
-                             {"a row a warp", 3, 100, 1},
-                             {"a long row a warp", 3, 400, 1},
-                             {"the longest row a warp", 3, 800, 1},
-                             {"a row a short block", 2, 1900, 1},
-                             {"a row a block", 2, 3000, 1},
-                             {"a long row a block", 1, 4200, 1},
-                             {"a row a cluster", 1, 16395, 1},
-                             {"strided", 2, 40, 7}};
+constexpr Shape kShapes[] = {
+    {"several rows a warp", 9, 5, 1},      {"a long row a warp", 3, 400, 1},
+    {"the longest row a warp", 3, 800, 1}, {"a row a short block", 2, 1900, 1},
+    {"a row a block", 2, 3000, 1},         {"a long row a block", 1, 4200, 1},
+    {"a row a cluster", 1, 16395, 1},      {"strided", 2, 40, 7}};
 
 constexpr LossCall OfLogits(double softcap) {
   LossCall call = {};

@@ -157,8 +157,17 @@ class Reader {
     while (at < words.size()) given += ReadOperands(words, &at, made->from + given, made);
     if (operation == "mov.b64" && results == 2) operation = "unpack.b64";
     if (operation == "mov.b64" && given == 2) operation = "pack.b64";
+    made->cost = CostOf(operation, made->space);
     made->work = WorkOf(operation);
     if (made->work == nullptr) throw std::runtime_error("PTX has an unknown " + operation);
+  }
+
+  static int CostOf(const std::string& operation, Space space) {
+    const auto begins = [&](const char* word) { return operation.rfind(word, 0) == 0; };
+    if (begins("mov.") || begins("pack.") || begins("unpack.") || space == Space::kParameters) {
+      return 0;
+    }
+    return begins("div.") ? 10 : 1;
   }
 
   // ld.space.cache.vector.type: what the table knows is ld.type.
@@ -311,6 +320,7 @@ void Warp::Run() {
     while (pc < next && kernel_.code[static_cast<size_t>(pc)].step == Step::kWork) {
       const Instruction& at = kernel_.code[static_cast<size_t>(pc)];
       at.work(*this, at, Unguarded(at, lanes));
+      traffic_.instructions += at.cost;
       ++pc;
     }
     ForEach(lanes, [&](int lane) { pc_[lane] = pc; });
@@ -321,6 +331,7 @@ void Warp::Run() {
 // A step of lanes that are at the same place, which decides where they go on, or when.
 void Warp::Decide(const Instruction& at, uint32_t lanes) {
   const uint32_t taking = Unguarded(at, lanes);
+  traffic_.instructions += at.cost;
   ForEach(lanes, [&](int lane) { ++pc_[lane]; });
   switch (at.step) {
     case Step::kWork:

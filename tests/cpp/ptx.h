@@ -58,6 +58,7 @@ struct Instruction {
   Space space = Space::kGlobal;
   int64_t offset = 0;  // of an address
   int target = 0;      // of a branch
+  int cost = 1;        // see Traffic
 };
 
 struct Kernel {
@@ -85,10 +86,12 @@ class Module {
 };
 
 // What moves between the memory of a GPU and its caches, were nothing kept there: parts of 32 bytes
-// that the lanes of a warp touch at once.
+// that the lanes of a warp touch at once. And about how many instructions the warps take for it: a
+// GPU's assembler makes none of what only moves registers, and several of a division.
 struct Traffic {
   int64_t sectors_read = 0;
   int64_t sectors_written = 0;
+  int64_t instructions = 0;
   // What this launch writes, and what those before it wrote that may be running still: one that
   // does not overlap has awaited all.
   std::unordered_set<uint64_t> written;

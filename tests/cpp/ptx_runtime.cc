@@ -99,11 +99,12 @@ void SetAreas(const uint64_t* given, int count) {
   for (int i = 0; i < count; ++i) areas.push_back({given[2 * i], given[2 * i + 1]});
 }
 
-// [read, written] since the last call.
-void TakeSectors(int64_t* taken) {
+// [sectors read, written, instructions] since the last call.
+void TakeTraffic(int64_t* taken) {
   taken[0] = traffic.sectors_read;
   taken[1] = traffic.sectors_written;
-  traffic.sectors_read = traffic.sectors_written = 0;
+  taken[2] = traffic.instructions;
+  traffic.sectors_read = traffic.sectors_written = traffic.instructions = 0;
 }
 
 void** __cudaRegisterFatBinary(void* fat) {

@@ -64,7 +64,7 @@ const KernelTable& KernelsFor(const LossCall& call) {
 }
 
 const char* LargestClusterOf(const KernelTable& kernels, int* blocks) {
-  constexpr int kWidest = kNumResidences - 1;  // it takes a whole multiprocessor
+  constexpr int kWidest = kNumResidences - 1;  // of it the fewest blocks fit
   return device::LargestCluster(kernels.resident[kWidest], kResidences[kWidest].threads,
                                 kLargestCluster, blocks);
 }

@@ -91,7 +91,7 @@ Plan PlanLastAxis(const LossCall& call, int largest_cluster) {
   if (call.softcap > 0) return Streamed(rows);
   const bool is_long = vectors > kLongestLoadedAtOnce && rows > kFewRows;
   if (call.dlogits == nullptr && is_long) return Streamed(rows);
-  // Small blocks in a cluster go before a large one: of those, several share a multiprocessor, and
+  // Small blocks in a cluster go before a large one: of those, more share a multiprocessor, and
   // while one waits for memory another computes.
   const int largest = largest_cluster < kLargestCluster ? largest_cluster : kLargestCluster;
   for (int i = 0; i < kNumResidences; ++i) {

@@ -10,7 +10,7 @@ enum class Path : int {
   kNothing,        // no position
   kResident,       // the row stays in the registers of its threads: one read
   kStreamed,       // a block goes along the row: one read for the loss, two for the gradient
-  kStrided,        // the class axis is not last: neighbouring threads have neighbouring positions
+  kStrided,        // no vectors: the class axis is not last, or arrays are out of step
   kProbabilities,  // from_logits = 0
 };
 
@@ -42,7 +42,7 @@ struct Plan {
   int cluster;  // blocks
   // Of kStrided and kProbabilities: so many threads share a row,
   int class_lanes;
-  int across;  // and each has so many neighbouring positions.
+  int across;  // and each has so many neighbouring positions
 };
 
 // `largest_cluster` is what the chip can have, 1 where it knows none.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Rows whose class axis is not the last: neighbouring threads have neighbouring positions. Read
-// once where their threads have room for them.
+// Rows whose class axis is not the last, where neighbouring threads have neighbouring positions,
+// and those that cannot be moved as vectors. Read once where their threads have room for them.
 #pragma once
 
 #include "cuda/tiles.h"

@@ -233,7 +233,7 @@ ONNXLOSS_DEVICE Result<Acc> FinishRow(const Problem<T, Row>& problem, const Labe
   result.total = target.coefficient + p_share;
   result.scale = k / softmax.sum;
   if (Row::kHasTarget) result.scale *= result.total;
-  if (label.bad) result.scale = NotANumber<Acc>();
+  if (label.bad) result.scale = NotANumber<Acc>();  // where rows share what stores them
   if (Row::kHasTarget) result.at_target = TargetGradient(softmax, target, p_share, k);
   return result;
 }

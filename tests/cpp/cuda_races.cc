@@ -24,7 +24,8 @@ struct Shape {
   int64_t inner;
 };
 
-// One for each path and residence; 16395 classes of float32 need a cluster of 4.
+// One for each path, and for each residence but those of many rows, whose lanes share no memory;
+// 16395 classes of float32 need clusters.
 constexpr Shape kShapes[] = {
     {"several rows a warp", 9, 5, 1},      {"a long row a warp", 3, 400, 1},
     {"the longest row a warp", 3, 800, 1}, {"a row a short block", 2, 1900, 1},

@@ -53,8 +53,9 @@ CLASSES = (128256, 32000, 50257, 151936, 262144, 1000)
 ROWS = (8192, 2048, 32768, 512)
 MAIN = (8192, 128256)
 DTYPES = ("bfloat16", "float32", "float16")
-# Segmentation: Pascal VOC, ADE20K, Cityscapes; and tokens with the class axis where PyTorch has it.
-SEGMENTATION = ("32x21x262144", "16x150x262144", "8x19x2097152", "4x32000x2048")
+# Segmentation: Pascal VOC, also with the class axis last, as Keras has it, ADE20K, Cityscapes; and
+# tokens with the class axis where PyTorch has it.
+SEGMENTATION = ("32x21x262144", "8388608x21x1", "16x150x262144", "8x19x2097152", "4x32000x2048")
 SLOW = ("torch.compile",)  # seconds of compilation for each work
 MOST_BYTES = 12 << 30  # of the logits: there are up to ten arrays of their size
 PACKAGES = ("onnxloss", "torch", "triton", "liger-kernel", "quack-kernels")

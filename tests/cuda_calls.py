@@ -15,7 +15,7 @@ from tests.cases import Case
 from tests.models import element_type, raw_arrays, stash_dtype
 
 OUTPUTS = ("loss", "lse", "dlogits")
-PATHS = ("nothing", "resident", "streamed", "strided", "probabilities")
+PATHS = ("nothing", "resident", "streamed", "strided", "packed", "probabilities")
 LABEL_KINDS = {"int32": 0, "int64": 1}
 PROBABILITIES = 2
 MEAN_OVER = ("weights", "positions", "valid", "nonzero")

@@ -20,7 +20,7 @@ TYPES = {"float32": 1, "float16": 10, "float64": 11, "bfloat16": 16}
 # A row's vectors of 16 bytes decide: one number beside each limit of the residences.
 RESIDENCES = {4: 0, 5: 3, 128: 3, 129: 4, 256: 4, 257: 5, 512: 5, 513: 6}
 RESIDENCES |= {1024: 6, 1025: 7, 2048: 7}
-OF_MANY_ROWS = {4: 0, 5: 1, 32: 1, 33: 2, 128: 2, 129: 4}
+OF_MANY_ROWS = {11: 1, 32: 1, 33: 2, 128: 2, 129: 4}
 CLUSTERS = {2049: (7, 2), 4096: (7, 2), 4097: (7, 4), 16384: (7, 8), 16385: (7, 16)}
 CLUSTERS |= {32768: (7, 16), 32769: (8, 16), 65536: (8, 16)}
 PORTABLE_CLUSTERS = {16384: (7, 8), 16385: (8, 8), 32768: (8, 8)}
@@ -43,6 +43,24 @@ def test_rows_with_a_gradient_stay_on_chip(vectors: int, residence: int, dtype: 
 @pytest.mark.parametrize(("vectors", "residence"), OF_MANY_ROWS.items())
 def test_many_rows_share_warps(vectors: int, residence: int, dtype: str) -> None:
     assert plan(vectors, dtype, outer=4096)["residence"] == residence
+
+
+def test_a_thread_has_a_row_of_few_classes() -> None:
+    many = {"outer": 4096}
+    for dtype in ("float32", "float16", "bfloat16"):
+        assert plan(10, dtype, **many)["path"] == "packed"
+        assert plan(1, dtype, **many, classes=1)["path"] == "packed"
+    most = {"dtype": "float32", "classes": 40, **many}
+    assert plan(1, **most)["blocks"] == 32
+    assert plan(1, **{**most, "outer": 4097})["blocks"] == 33
+    for other in (
+        {"classes": 41},
+        {"outer": 4095},
+        {"dtype": "float64"},
+        {"logits": 264, "dlogits": 264},
+    ):
+        assert plan(1, **{**most, **other})["path"] == "resident"
+    assert plan(1, **most, softcap=9.0)["path"] == "strided"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -197,6 +215,36 @@ def test_many_rows(vectors: int, residence: int, loss: str, dtype: str) -> None:
         settings, arrays, soft=loss == SOFT, outputs=("loss", "dlogits"), shift=1
     )
     assert_right(outputs, loss, arrays, **settings)
+
+
+# Of 16-bit types, rows of 16 and 48 classes lie apart in a tile, those of float32 that have 8 and
+# 40; and a thread has the room for 24 at once.
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("loss", [HARD, SOFT])
+@pytest.mark.parametrize("classes", [1, 8, 10, 16, 27, 40, 48, 79])
+def test_many_rows_of_few_classes(classes: int, loss: str, dtype: str) -> None:
+    """Beside rows that do not count, are bad or have no softmax."""
+    arrays = draw(loss, (4099, classes), 1, dtype)
+    arrays["dloss"] /= 4  # or of so many gradients one, of large factors, is off by more
+    settings = {**SETTINGS["smoothed"], "axis": 1, "reduction": "none"}
+    soft = loss == SOFT
+    bad, nan = 131, 262
+    if not soft:
+        settings["ignore_index"] = -7
+        arrays["labels"][::5] = -7
+    outputs = ("loss", "dlogits")
+    good = cuda_calls.run(settings, arrays, soft=soft, outputs=outputs)
+    assert_right(good, loss, arrays, **settings)
+    if not soft:
+        arrays["labels"][bad] = classes
+    arrays["logits"][nan, classes // 2] = np.nan
+    if BYTES[dtype] * classes <= 160:
+        assert cuda_calls.path_of(settings, arrays, soft=soft) == "packed"
+    for name, values in cuda_calls.run(settings, arrays, soft=soft, outputs=outputs).items():
+        for row in [nan] if soft else [bad, nan]:
+            assert np.isnan(values[row].astype(np.float64)).all()
+            values[row] = good[name][row]
+        np.testing.assert_array_equal(values, good[name])
 
 
 # Of a row of numbers below 4: what stands at its first, some inner and its last place.

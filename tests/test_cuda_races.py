@@ -50,5 +50,5 @@ def test_a_missing_barrier_is_seen(program: Path) -> None:
     result = run(program, EMULATOR_BARRIERS_ORDER_NOTHING="1")
     assert result.returncode != 0
     summaries = [line for line in result.stderr.splitlines() if line.startswith("SUMMARY")]
-    for function in ("FinishCluster", "SumOfBlock", "VisitLanes", "OfFirstLane"):
+    for function in ("FinishCluster", "SumOfBlock", "VisitLanes", "OfFirstLane", "RowInTile"):
         assert any(function in line for line in summaries), summaries

@@ -72,6 +72,14 @@ def test_a_row_on_chip_is_read_once(
     assert WRITES[outputs] <= written < WRITES[outputs] + EXTRA
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@every_output
+def test_rows_of_few_classes_share_sectors(outputs: tuple[str, ...], dtype: str) -> None:
+    read, written, _ = counted((4096, 20), SOFT, dtype, outputs, "packed")
+    assert 1 <= read < 1 + EXTRA
+    assert WRITES[outputs] <= written < WRITES[outputs] + EXTRA
+
+
 @every_output
 def test_a_row_that_no_cluster_holds_is_read_twice(outputs: tuple[str, ...]) -> None:
     read, written, _ = counted((1, 263001), HARD, "float32", outputs, "streamed")
@@ -96,6 +104,8 @@ def test_neighbouring_positions_share_sectors(
 @pytest.mark.parametrize(
     ("shape", "path", "most"),
     [
+        ((4096, 10), "packed", 76),
+        ((4096, 21), "packed", 53),
         ((4096, 100), "resident", 36),
         ((4096, 259), "resident", 24),
         ((2, 50257), "resident", 24),

@@ -2,6 +2,7 @@
 // The table of what is compiled: which kernel for which type of logits and labels.
 #pragma once
 
+#include "cuda/packed_rows.h"
 #include "cuda/probability_rows.h"
 #include "cuda/resident_rows.h"
 #include "cuda/streamed_rows.h"
@@ -20,6 +21,7 @@ struct KernelTable {
   RowKernel strided;
   RowKernel strided_capped;
   RowKernel strided_pairs;  // of 16-bit types, else null
+  RowKernel packed;         // of types but float64, else null
   RowKernel probabilities;
   RowKernel label_gradients;  // of probabilities as labels, else null
   void (*weigh)(WeighArguments);
@@ -38,6 +40,12 @@ RowKernel StridedPairsOf() {
 }
 
 template <class T, class Row>
+RowKernel PackedOf() {
+  if constexpr (sizeof(T) == 8) return nullptr;
+  if constexpr (sizeof(T) != 8) return PackedRows<T, Row>;
+}
+
+template <class T, class Row>
 const KernelTable& TableFor() {
   static const KernelTable table = {
       {ResidentRows<T, Row, 0>, ResidentRows<T, Row, 1>, ResidentRows<T, Row, 2>,
@@ -48,6 +56,7 @@ const KernelTable& TableFor() {
       StridedRows<T, Row, Cap::kNone, 1>,
       StridedRows<T, Row, Cap::kSome, 1>,
       StridedPairsOf<T, Row>(),
+      PackedOf<T, Row>(),
       ProbabilityRows<T, Row>,
       LabelGradientsOf<T, Row>(),
       WeighPositions<T, Row>};

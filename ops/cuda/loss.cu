@@ -151,6 +151,9 @@ class Launcher {
       case Path::kStrided:
         queue_.Start(StridedKernel(kernels, plan), grid, arguments);
         break;
+      case Path::kPacked:
+        queue_.Start(kernels.packed, grid, arguments);
+        break;
       case Path::kProbabilities:
         queue_.Start(kernels.probabilities, grid, arguments);
         break;

@@ -35,6 +35,10 @@ bool OfAllArrays(const LossCall& call, Visitor visit) {
   return is(call.logits) && is(call.dlogits) && (!probabilities || is(call.labels));
 }
 
+bool AreAligned(const LossCall& call, uintptr_t bytes) {
+  return OfAllArrays(call, [=](uintptr_t array) { return array % bytes == 0; });
+}
+
 // Whether a row begins on the same side of a boundary in all arrays.
 bool HasVectors(const LossCall& call) {
   const uintptr_t side = reinterpret_cast<uintptr_t>(call.logits) % kVectorBytes;
@@ -57,12 +61,22 @@ Plan Resident(int64_t rows, int index, int cluster) {
   return {Path::kResident, index, blocks, residence.threads, cluster, 0, 1};
 }
 
+// Whether a thread has a row, moved by way of shared memory. There is no such kernel of float64.
+bool IsPacked(const LossCall& call) {
+  const int64_t bytes = BytesOfElement(call);
+  return call.positions() >= kManyRows && bytes < 8 && call.classes * bytes <= kPackedBytes &&
+         AreAligned(call, kVectorBytes);
+}
+
+Plan Packed(int64_t rows) {
+  return {Path::kPacked, 0, CeilDiv(rows, kPackedThreads), kPackedThreads, 1, 1, 1};
+}
+
 Plan Streamed(int64_t rows) { return {Path::kStreamed, 0, rows, kStreamedThreads, 1, 0, 1}; }
 
 // Whether two neighbouring positions always share a word of 32 bits.
 bool HasPairs(const LossCall& call) {
-  return BytesOfElement(call) == 2 && call.inner % 2 == 0 &&
-         OfAllArrays(call, [](uintptr_t array) { return array % 4 == 0; });
+  return BytesOfElement(call) == 2 && call.inner % 2 == 0 && AreAligned(call, 4);
 }
 
 // Neighbouring threads have neighbouring positions; several share a row that has more classes than
@@ -89,6 +103,7 @@ Plan PlanLastAxis(const LossCall& call, int largest_cluster) {
   // The arithmetic of a cap would take the registers of a resident row.
   if (call.softcap > 0 && vectors <= kLongestShortRow) return PlanStrided(call);
   if (call.softcap > 0) return Streamed(rows);
+  if (IsPacked(call)) return Packed(rows);
   const bool is_long = vectors > kLongestLoadedAtOnce && rows > kFewRows;
   if (call.dlogits == nullptr && is_long) return Streamed(rows);
   // Small blocks in a cluster go before a large one: of those, more share a multiprocessor, and

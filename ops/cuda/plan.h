@@ -11,6 +11,7 @@ enum class Path : int {
   kResident,       // the row stays in the registers of its threads: one read
   kStreamed,       // a block goes along the row: one read for the loss, two for the gradient
   kStrided,        // no vectors: the class axis is not last, or arrays are out of step
+  kPacked,         // few classes of many rows, moved by way of shared memory
   kProbabilities,  // from_logits = 0
 };
 
@@ -33,6 +34,9 @@ constexpr int kStreamedThreads = 256;
 constexpr int kStreamedVectors = 4;  // of a thread at once
 constexpr int kStridedThreads = 256;
 constexpr int kTileClasses = 24;  // of a thread of kStrided at once
+
+constexpr int kPackedThreads = 128;  // each has a row,
+constexpr int kPackedBytes = 160;    // of so many at most
 
 struct Plan {
   Path path;

@@ -169,7 +169,8 @@ LabelGradients(const Arguments arguments) {
     });
   };
   if (problem.call.from_logits != 0) {
-    Columns<T, Row, Cap::kSome, 1> columns(problem, seat, walk.has_row ? seat.position : 0);
+    const RowsInArrays<T, Row> rows(problem, walk.has_row ? seat.position : 0);
+    Columns<T, Row, Cap::kSome, 1> columns(problem, seat, rows);
     Summary<Acc> summaries[1];
     columns.Load(seat.lane);
     columns.Summarise(summaries);

@@ -62,8 +62,9 @@ ResidentRows(const Arguments arguments) {
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) hand.template Load<Again::kNo>(i, first + i * seat.lanes);
   hand.LoadEdges(first, seat.lanes);
-  const RowInputs<Acc> inputs = kLanes > 32 ? ReadInputsOfBlock(problem, position, label)
-                                            : ReadInputs(problem, position, begin, label);
+  const RowInputs<Acc> inputs =
+      kLanes > 32 ? ReadInputsOfBlock(problem, position, label)
+                  : ReadInputs(problem, position, problem.logits() + begin, label);
   Summary<Acc> summary = hand.Summarise(first, seat.lanes);
   const auto finish = [&](const Summary<Acc>& joined) {
     return FinishRow(problem, label, inputs, joined);

@@ -15,10 +15,28 @@ ONNXLOSS_DEVICE void ForPositions(Visitor visit) {
   for (int j = 0; j < kAcross; ++j) visit(j);
 }
 
+// Where the rows of a thread's positions are: in the call's arrays. `first` is the place of the
+// first position's first class; the others are inner() apart.
+template <class T, class Row>
+struct RowsInArrays {
+  using Place = int64_t;
+  const Problem<T, Row>& problem;
+  const Place first;
+
+  ONNXLOSS_DEVICE RowsInArrays(const Problem<T, Row>& of, int64_t position)
+      : problem(of), first(of.First(position)) {}
+
+  ONNXLOSS_DEVICE const T* logits() const { return problem.logits(); }
+  ONNXLOSS_DEVICE const T* probabilities() const { return problem.probabilities(); }
+  ONNXLOSS_DEVICE T* dlogits() const { return problem.dlogits(); }
+  ONNXLOSS_DEVICE Place inner() const { return problem.call.inner; }
+};
+
 // Positions that a thread has: one, or the two neighbours whose 16-bit elements share a word.
-template <class T, class Row, Cap kCap, int kAcross>
+template <class T, class Row, Cap kCap, int kAcross, class Rows = RowsInArrays<T, Row>>
 struct Columns {
   using Acc = Accumulator<T>;
+  using Place = typename Rows::Place;
   static constexpr bool kPaired = kAcross == 2;
   using Unit = std::conditional_t<kPaired, device::Pair<T>, Acc>;
   static_assert(!kPaired || (sizeof(T) == 2 && kCap == Cap::kNone), "a cap makes floats of them");
@@ -26,16 +44,16 @@ struct Columns {
   static constexpr int kClasses = kCap == Cap::kNone ? kTileClasses : 8;
 
   const Problem<T, Row>& problem;
-  const int64_t first;  // where the first position's first class is
   const TileSeat seat;
+  const Rows rows;
   // In hand are classes from `begin` on, each lanes-th, where they are below begin + left.
   int64_t begin = 0;
   int left = 0;
   Unit logits[kClasses];
   Unit labels[Row::kHasTarget ? 1 : kClasses];
 
-  ONNXLOSS_DEVICE Columns(const Problem<T, Row>& of, const TileSeat& at, int64_t position)
-      : problem(of), first(of.First(position)), seat(at) {}
+  ONNXLOSS_DEVICE Columns(const Problem<T, Row>& of, const TileSeat& at, const Rows& given)
+      : problem(of), seat(at), rows(given) {}
 
   ONNXLOSS_DEVICE static Unit UnitOf(const Acc (&x)[kAcross]) {
     if constexpr (kPaired) return Paired(x[0], x[1], T{});
@@ -54,11 +72,14 @@ struct Columns {
     if constexpr (!kPaired) *to = Narrow<T>(values[0]);
   }
 
+  ONNXLOSS_DEVICE Place PlaceOf(int64_t c) const {
+    return rows.first + static_cast<Place>(c) * rows.inner();
+  }
   // Calls visit(i, place) for the classes in hand.
   template <class Visitor>
   ONNXLOSS_DEVICE void ForClasses(Visitor visit) const {
-    const int64_t step = seat.lanes * problem.call.inner;
-    int64_t place = first + begin * problem.call.inner;
+    const Place step = seat.lanes * rows.inner();
+    Place place = PlaceOf(begin);
 #pragma unroll
     for (int i = 0; i < kClasses; ++i) {
       if (i * seat.lanes >= left) break;
@@ -76,9 +97,9 @@ struct Columns {
     const int room = kClasses * seat.lanes;
     begin = from;
     left = all < room ? static_cast<int>(all) : room;
-    ForClasses([&](int i, int64_t place) {
-      logits[i] = Read(problem.logits() + place);
-      if constexpr (!Row::kHasTarget) labels[i] = Read(problem.probabilities() + place);
+    ForClasses([&](int i, Place place) {
+      logits[i] = Read(rows.logits() + place);
+      if constexpr (!Row::kHasTarget) labels[i] = Read(rows.probabilities() + place);
     });
   }
 
@@ -93,7 +114,7 @@ struct Columns {
     ForPositions<kAcross>([&](int j) { maxima[j] = summaries[j].stats.max; });
     Unit former = UnitOf(maxima);
     Unit best = former;
-    ForClasses([&](int i, int64_t) {
+    ForClasses([&](int i, Place) {
       if constexpr (kCap == Cap::kNone) seen[i] = logits[i];
       if constexpr (kCap == Cap::kSome) seen[i] = problem.Capped(logits[i]);
       best = device::Greater(best, seen[i]);
@@ -104,7 +125,7 @@ struct Columns {
       Raise<Row::kDense>(At(best, j), &summaries[j]);
       terms[j] = Terms<Acc>(At(best, j));
     });
-    ForClasses([&](int i, int64_t) {
+    ForClasses([&](int i, Place) {
       if constexpr (kPaired) device::Forget(&seen[i].bits);
       const Unit lesser = Outdo(seen[i], &former);
       const Acc weight = WeightOf(i);
@@ -121,7 +142,7 @@ struct Columns {
   // dlogits of what is in hand, as if there were no targets.
   ONNXLOSS_DEVICE void StoreGradients(const Label<Acc> (&given)[kAcross],
                                       const Result<Acc> (&results)[kAcross]) const {
-    ForClasses([&](int i, int64_t place) {
+    ForClasses([&](int i, Place place) {
       const Acc weight = WeightOf(i);
       Unit unit = logits[i];
       if constexpr (kPaired) device::Forget(&unit.bits);  // or it stays unpacked from the sum on
@@ -134,7 +155,7 @@ struct Columns {
         if constexpr (kCap == Cap::kSome) value *= problem.CapSlope(x);
         gradients[j] = given[j].counts ? value : Acc{0};
       });
-      Write(problem.dlogits() + place, gradients);
+      Write(rows.dlogits() + place, gradients);
     });
   }
 
@@ -165,7 +186,7 @@ struct Columns {
   // That of positions that do not count.
   ONNXLOSS_DEVICE void StoreZeros() const {
     for (int64_t c = seat.lane; c < problem.call.classes; c += seat.lanes) {
-      Write(problem.dlogits() + first + c * problem.call.inner, {});
+      Write(rows.dlogits() + PlaceOf(c), {});
     }
   }
 
@@ -176,10 +197,10 @@ struct Columns {
     ForPositions<kAcross>([&](int j) {
       const int64_t c = given[j].index;
       if (c == kNoLabel || (c & (seat.lanes - 1)) != seat.lane) return;
-      const int64_t place = first + j + c * problem.call.inner;
+      const Place place = PlaceOf(c) + j;
       Acc value = results[j].at_target;
-      if constexpr (kCap == Cap::kSome) value *= problem.CapSlope(Wide(problem.logits()[place]));
-      problem.dlogits()[place] = Narrow<T>(value);
+      if constexpr (kCap == Cap::kSome) value *= problem.CapSlope(Wide(rows.logits()[place]));
+      rows.dlogits()[place] = Narrow<T>(value);
     });
   }
 };
@@ -229,32 +250,20 @@ constexpr int StridedBlocksAtOnce() {
   return is_plain ? 3 : 2;
 }
 
-// logits are [outer, C, inner]. A row of more classes than its threads have room for is read once
-// for the loss and once more for the gradient.
-template <class T, class Row, Cap kCap, int kAcross>
-ONNXLOSS_KERNEL(kStridedThreads, (StridedBlocksAtOnce<T, Row, kCap, kAcross>()))
-StridedRows(const Arguments arguments) {
-  using Acc = Accumulator<T>;
-
-  device::StartNext();
-  const Problem<T, Row> problem(arguments);
-  const TileSeat seat = FindTileSeat<kStridedThreads, kAcross>(arguments, device::BlockIndex());
-  const bool has_row = seat.position < problem.positions();
-  const int64_t position = has_row ? seat.position : 0;
-  Label<Acc> labels[kAcross];
+// What the threads of a tile make of their rows, with all threads of the block.
+template <Cap kCap, int kAcross, class T, class Row, class Rows, class Acc>
+ONNXLOSS_DEVICE void RunTile(const Problem<T, Row>& problem, const TileSeat& seat, bool has_row,
+                             const Rows& rows, const Label<Acc> (&labels)[kAcross]) {
   bool reads = problem.call.lse != nullptr;
-  ForPositions<kAcross>([&](int j) {
-    labels[j] = problem.LabelOf(position + j);
-    reads |= labels[j].counts;
-  });
+  ForPositions<kAcross>([&](int j) { reads |= labels[j].counts; });
   reads &= has_row;
 
-  Columns<T, Row, kCap, kAcross> columns(problem, seat, position);
+  Columns<T, Row, kCap, kAcross, Rows> columns(problem, seat, rows);
   if (reads) columns.Load(seat.lane);
   RowInputs<Acc> inputs[kAcross];
   if (seat.lane == 0) {
     ForPositions<kAcross>([&](int j) {
-      inputs[j] = ReadInputs(problem, position + j, columns.first + j, labels[j]);
+      inputs[j] = ReadInputs(problem, seat.position + j, rows.logits() + rows.first + j, labels[j]);
     });
   }
   Summary<Acc> summaries[kAcross];
@@ -266,7 +275,7 @@ StridedRows(const Arguments arguments) {
   if (!has_row) return;
   if (seat.lane == 0) {
     ForPositions<kAcross>(
-        [&](int j) { problem.Store(position + j, results[j].loss, results[j].lse); });
+        [&](int j) { problem.Store(seat.position + j, results[j].loss, results[j].lse); });
   }
   if (problem.call.dlogits == nullptr) return;
   if (reads) {
@@ -274,6 +283,22 @@ StridedRows(const Arguments arguments) {
   } else {
     columns.StoreZeros();
   }
+}
+
+// logits are [outer, C, inner]. A row of more classes than its threads have room for is read once
+// for the loss and once more for the gradient.
+template <class T, class Row, Cap kCap, int kAcross>
+ONNXLOSS_KERNEL(kStridedThreads, (StridedBlocksAtOnce<T, Row, kCap, kAcross>()))
+StridedRows(const Arguments arguments) {
+  device::StartNext();
+  const Problem<T, Row> problem(arguments);
+  TileSeat seat = FindTileSeat<kStridedThreads, kAcross>(arguments, device::BlockIndex());
+  const bool has_row = seat.position < problem.positions();
+  if (!has_row) seat.position = 0;
+  Label<Accumulator<T>> labels[kAcross];
+  ForPositions<kAcross>([&](int j) { labels[j] = problem.LabelOf(seat.position + j); });
+  const RowsInArrays<T, Row> rows(problem, seat.position);
+  RunTile<kCap>(problem, seat, has_row, rows, labels);
 }
 
 }  // namespace onnxloss::cuda

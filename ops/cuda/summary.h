@@ -181,14 +181,13 @@ struct RowInputs {
   Acc k;
 };
 
-// To be read while the row itself is on its way. `first` is where the row's first class is.
+// To be read while the row itself is on its way.
 template <class T, class Row>
-ONNXLOSS_DEVICE auto ReadInputs(const Problem<T, Row>& problem, int64_t position, int64_t first,
+ONNXLOSS_DEVICE auto ReadInputs(const Problem<T, Row>& problem, int64_t position, const T* row,
                                 const Label<Accumulator<T>>& label) {
   RowInputs<Accumulator<T>> inputs = {};
   if (Row::kHasTarget && label.index != kNoLabel) {
-    const int64_t place = first + label.index * problem.call.inner;
-    inputs.logit = problem.Capped(Wide(problem.logits()[place]));
+    inputs.logit = problem.Capped(Wide(row[label.index * problem.call.inner]));
     inputs.weight = problem.Weight(label.index);
   }
   device::AwaitPrevious();  // the weights and the denominator are written
@@ -203,7 +202,7 @@ ONNXLOSS_DEVICE auto ReadInputsOfBlock(const Problem<T, Row>& problem, int64_t p
                                        const Label<Accumulator<T>>& label) {
   RowInputs<Accumulator<T>> inputs = {};
   if (device::WarpIndex() != 0) return inputs;
-  return ReadInputs(problem, position, position * problem.call.classes, label);
+  return ReadInputs(problem, position, problem.logits() + position * problem.call.classes, label);
 }
 
 template <class T, class Row, class Acc>

@@ -26,11 +26,15 @@ struct Shape {
 
 // One for each path, and for each residence but those of many rows, whose lanes share no memory;
 // 16395 classes of float32 need clusters.
-constexpr Shape kShapes[] = {
-    {"several rows a warp", 9, 5, 1},      {"a long row a warp", 3, 400, 1},
-    {"the longest row a warp", 3, 800, 1}, {"a row a short block", 2, 1900, 1},
-    {"a row a block", 2, 3000, 1},         {"a long row a block", 1, 4200, 1},
-    {"a row a cluster", 1, 16395, 1},      {"strided", 2, 40, 7}};
+constexpr Shape kShapes[] = {{"a row a thread", 4096, 5, 1},
+                             {"several rows a warp", 9, 5, 1},
+                             {"a long row a warp", 3, 400, 1},
+                             {"the longest row a warp", 3, 800, 1},
+                             {"a row a short block", 2, 1900, 1},
+                             {"a row a block", 2, 3000, 1},
+                             {"a long row a block", 1, 4200, 1},
+                             {"a row a cluster", 1, 16395, 1},
+                             {"strided", 2, 40, 7}};
 
 constexpr LossCall OfLogits(double softcap) {
   LossCall call = {};

@@ -34,10 +34,9 @@ const std::map<std::string, int> kSpecialNames = {
 std::string WithoutComments(std::string_view text) {
   std::string rest;
   for (size_t begin = 0; begin < text.size();) {
-    const size_t line = std::min(text.find('\n', begin), text.size());
-    const size_t end = std::min(text.find("//", begin), line);
-    rest.append(text.substr(begin, end - begin)).push_back('\n');
-    begin = line + 1;
+    const std::string_view line = text.substr(begin, text.find('\n', begin) - begin);
+    rest.append(line.substr(0, line.find("//"))).push_back('\n');
+    begin += line.size() + 1;
   }
   return rest;
 }

@@ -87,6 +87,7 @@ struct Cluster {
 };
 
 Cluster cluster;
+size_t reserved = 0;  // of each block's shared memory
 
 void Yield() {
   Fiber* own = cluster.current;
@@ -182,7 +183,7 @@ void EndThread(const Fiber& fiber) {
   const bool ends = --cluster.running[static_cast<size_t>(fiber.thread.cluster_rank)] == 0;
   if (!ends || fiber.thread.cluster_blocks == 1) return;
   volatile char* shared = fiber.thread.shared;
-  for (size_t i = 0; i < kSharedBytes; ++i) shared[i] = kUnwritten;
+  for (size_t i = 0; i < reserved; ++i) shared[i] = kUnwritten;
 }
 
 // Runs each of the threads until it waits or ends; whether there was one to run. Every other round
@@ -227,7 +228,6 @@ size_t OwnPlace() {
 }  // namespace
 
 size_t ReserveShared(size_t size) {
-  static size_t reserved = 0;
   const size_t place = reserved;
   reserved += (size + 15) / 16 * 16;
   if (reserved > kSharedBytes) {

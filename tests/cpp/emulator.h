@@ -22,7 +22,7 @@ struct alignas(16) Bytes16 {
 namespace emulator {
 
 constexpr size_t kMostShared = 48 << 10;    // of one object: as much as every GPU has
-constexpr size_t kSharedBytes = 256 << 10;  // a place for every type of every kernel
+constexpr size_t kSharedBytes = 768 << 10;  // a place for every type of every kernel
 
 struct Thread {
   int index;

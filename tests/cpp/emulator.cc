@@ -62,13 +62,15 @@ struct Fiber {
   jmp_buf place;  // a jump needs no system call, as a switch of contexts does
   bool has_begun = false;
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
-  void* sanitizer = nullptr;
+  void* sanitizer = __tsan_create_fiber(0);
   Thread thread;
   Barrier* waits_for = nullptr;
   int64_t round = 0;          // of that
   int64_t cluster_round = 0;  // at which the thread arrived
   Exchanged exchanged;
   bool done = false;
+
+  ~Fiber() { __tsan_destroy_fiber(sanitizer); }
 };
 
 struct Cluster {
@@ -168,7 +170,6 @@ void Prepare(int64_t first_block, int64_t blocks, int threads, int cluster_block
     fiber.waits_for = nullptr;
     fiber.done = false;
     fiber.has_begun = false;
-    fiber.sanitizer = __tsan_create_fiber(0);
     getcontext(&fiber.beginning);
     fiber.beginning.uc_stack.ss_sp = fiber.stack.get();
     fiber.beginning.uc_stack.ss_size = kStackBytes;
@@ -255,7 +256,6 @@ void Exchange(void* value, size_t size, int mask) {
 }
 
 void Run(int64_t blocks, int threads, int cluster_blocks, const std::function<void()>& kernel) {
-  const size_t count = static_cast<size_t>(threads) * static_cast<size_t>(cluster_blocks);
   cluster.sanitizer = __tsan_get_current_fiber();
   cluster.kernel = &kernel;
   for (int64_t first = 0; first < blocks; first += cluster_blocks) {
@@ -263,7 +263,6 @@ void Run(int64_t blocks, int threads, int cluster_blocks, const std::function<vo
     __tsan_release(&cluster.begin);
     RunPrepared(static_cast<size_t>(threads), static_cast<size_t>(cluster_blocks));
     __tsan_acquire(&cluster.end);
-    for (size_t i = 0; i < count; ++i) __tsan_destroy_fiber(cluster.fibers[i]->sanitizer);
   }
 }
 

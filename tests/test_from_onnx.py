@@ -99,7 +99,10 @@ def test_every_attribute_and_input_is_a_setting() -> None:
     assert not schema.attributes["ignore_index"].default_value.name
 
 
+FUNCTION_S = node_of(False)
+FUNCTION_S.attribute.add(name="ignore_index", ref_attr_name="of_caller", type="INT")
 REFUSED = (
+    ("a function's node", {"loss": FUNCTION_S}, {}, "ignore_index is that of the function in"),
     ("another operator", {"loss": "NegativeLogLikelihoodLoss"}, {}, 'loss is "Negative'),
     ("another domain", {"loss": f"com.microsoft.{NAME}"}, {}, "loss is"),
     ("an attribute", {"loss": NAME, "label_smoothing": 0.1}, {}, "label_smoothing is not"),

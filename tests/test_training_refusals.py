@@ -14,7 +14,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxloss
 from onnxloss.training import TrainingLoop, initial_state, trained_model, training_step
-from tests.forward_models import CONFIG, add_parameter, convnet, mlp, put_before_logits, value
+from tests.forward_models import (
+    CONFIG,
+    add_parameter,
+    convnet,
+    mlp,
+    model_of,
+    put_before_logits,
+    value,
+)
 from tests.runtime import make_session
 
 
@@ -134,6 +142,98 @@ def test_refuses_an_operator_without_derivative_rule() -> None:
         training_step(forward, CONFIG)
 
 
+def inner(op_type: str, inputs: str, output: str = "y", **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op_type, inputs.split(), [output], **attributes)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([inner("Pad", "h cut", "y")], "Pad with negative pads has no derivative here"),
+        ([inner("Pad", "h pads q", "y")], 'Pad by its input "q" has no derivative'),
+        ([inner("Slice", "h zero two axis", "y")], "Slice whose starts, ends, axes or steps are"),
+        (
+            [inner("ReduceSumSquare", "h", "y", noop_with_empty_axes=1)],
+            "ReduceSumSquare with noop_with_empty_axes has no derivative",
+        ),
+        (
+            [inner("OneHot", "zero two bounds", "o"), inner("MatMul", "o h2", "y")],
+            'OneHot by its input "bounds" has no derivative',
+        ),
+        (
+            [inner("Einsum", "h3", "y", equation="bij->bj")],
+            'Einsum that sums over "h3", whose sizes are not all known',
+        ),
+        (
+            [inner("LpPool", "h4", "y", kernel_shape=[2], pads=[1, 0])],
+            "LpPool with pads has no derivative",
+        ),
+        ([inner("Dropout", "mask half true", "d"), inner("Mul", "h d", "y")], "its mask would be"),
+    ],
+)
+def test_refuses_what_has_a_wrong_derivative(nodes: list[onnx.NodeProto], message: str) -> None:
+    """What onnx-ad computes of these is not it, or leaves out a part."""
+    constants = {
+        "cut": [0, 0, 0, -1],
+        "pads": [0, 0, 0, 1],
+        "zero": [0],
+        "two": [2],
+        "half": np.float32(0.5),
+        "true": np.array(True),
+        "mask": np.ones((1, 4), np.float32),
+        "of3": [0, 2, 2],
+        "of4": [0, 1, -1],
+        "rows": [-1, 2],
+        "of2": [2, -1],
+    }
+    floats = {"p": np.ones((1, 4)), "q": np.array(0.5), "bounds": np.array([0.0, 1.0])}
+    before = [
+        inner("Mul", "x p", "h0"),
+        inner("Mul", "h0 q", "h"),
+        inner("ReduceSum", "bounds", "total", keepdims=0),
+        inner("Mul", "h total", "h1"),
+        inner("Reshape", "h1 of2", "h2"),
+        inner("Reshape", "h1 of3", "h3"),
+        inner("Reshape", "h1 of4", "h4"),
+    ]
+    inputs = [value("x", ["N", 4], TensorProto.FLOAT), value("axis", [1], TensorProto.INT64)]
+    arrays = {name: array.astype(np.float32) for name, array in floats.items()}
+    after = [inner("Reshape", "y rows", "z"), inner("Mul", "z total", "logits")]
+    model = model_of([*before, *nodes, *after], inputs, ["M", 2], arrays)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()
+    )
+    with pytest.raises(onnxloss.LossError, match=message):
+        training_step(model, CONFIG, parameters=list(floats))
+
+
+def test_random_masks_are_drawn_anew() -> None:
+    nodes = [
+        inner("Add", "x p", "h"),
+        inner("Bernoulli", "chances", "b"),
+        inner("Mul", "h b", "logits"),
+    ]
+    arrays = {"p": np.zeros((1, 2), np.float32), "chances": np.full((8, 2), 0.5, np.float32)}
+    model = model_of(nodes, [value("x", [8, 2], TensorProto.FLOAT)], [8, 2], arrays)
+    step = training_step(model, CONFIG, parameters=["p"])
+    assert "Bernoulli" in [node.op_type for node in step.graph.node]
+
+
+def test_refuses_a_buffer_s_value_of_another_type() -> None:
+    nodes = [
+        inner("MatMul", "x w", "z"),
+        inner("Add", "z c", "next"),
+        inner("Cast", "c", "wide", to=TensorProto.DOUBLE),
+        inner("Sub", "z mean", "logits"),
+    ]
+    shapes = {"w": (4, 2), "mean": (2,), "c": (2,)}
+    arrays = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    model = model_of(nodes, [value("x", [4, 4], TensorProto.FLOAT)], [4, 2], arrays)
+    for becomes, found in (("next", r"next, float32 \[4, 2\]"), ("wide", r"wide, float64 \[2\]")):
+        with pytest.raises(onnxloss.LossError, match=f"{found}.; expected float32 .2., as the"):
+            training_step(model, CONFIG, parameters=["w"], buffers={"mean": becomes})
+
+
 def test_refuses_running_statistics_as_parameters() -> None:
     forward = mlp()
     names = ["scale", "shift", "mean", "variance"]
@@ -143,7 +243,7 @@ def test_refuses_running_statistics_as_parameters() -> None:
     )
     for name in names:
         add_parameter(forward.graph, name)
-    with pytest.raises(onnxloss.LossError, match='does not depend on the parameter "mean"'):
+    with pytest.raises(onnxloss.LossError, match='its input "mean" has no derivative'):
         training_step(forward, CONFIG)
     trained = ["w1", "b1", "w2", "b2", "scale", "shift"]
     step = training_step(forward, CONFIG, parameters=trained)

@@ -30,6 +30,9 @@ def swapped(inputs: str, outputs: str) -> onnx.NodeProto:
     return node("Transpose", inputs, outputs, perm=[0, 2, 1])
 
 
+# Along no axes named, which are all.
+SCALED = [node("ReduceMean", "a none", "b"), node("Mul", "a b")]
+
 # The rules; the shape of x behind its batch, which is "N"; the shapes of the parameters; the nodes
 # from x to y.
 CASES: list[tuple[str, tuple[int, ...], dict[str, tuple[int, ...]], list[onnx.NodeProto]]] = [
@@ -156,6 +159,16 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, tuple[int, ...]], list[onnx.No
         ],
     ),
     (
+        "AveragePool",
+        (2, 6, 5),
+        {"p": (5,)},
+        [
+            node("Mul", "x p", "a"),
+            node(*("AveragePool", "a"), kernel_shape=[3, 3], strides=[3, 2], pads=[1, 1, 1, 0]),
+        ],
+    ),
+    ("ReduceMean", (4,), {"p": (4,)}, [node("Mul", "x p", "a"), *SCALED]),
+    (
         "GlobalAveragePool",
         (2, 5, 6),
         {"p": (6,)},
@@ -165,6 +178,7 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, tuple[int, ...]], list[onnx.No
 CONSTANTS = {
     "shape": np.array([-1, 2, 3]),
     "zero": np.array([0]),
+    "none": np.array([], np.int64),
     "one": np.array([1]),
     "ones": np.array([1]),
     "four": np.array([4]),

@@ -82,6 +82,12 @@ def from_onnx(
 
 def _settings_of(node: onnx.NodeProto, settings: dict[str, Any]) -> dict[str, Any]:
     """The node's attributes, and the settings that stand for its inputs."""
+    for entry in node.attribute:
+        if entry.ref_attr_name:
+            raise LossError(
+                f"from_onnx: {entry.name} is that of the function in which the node stands, "
+                f'"{entry.ref_attr_name}"; expected its value.'
+            )
     given = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
     for setting in settings:
         if setting != "weights":

@@ -205,7 +205,7 @@ def _shape(
     given: Mapping[str, np.ndarray],
     sizes: Mapping[str, int] | int,
 ) -> tuple[int, ...]:
-    """The logits' shape; the number of class weights is that of the classes."""
+    """The logits' shape, whose unknown sizes are those of constant labels and weights."""
     tensor = logits.type.tensor_type
     if not tensor.HasField("shape"):
         raise LossError(f'the rank of "{logits.name}" is not known')
@@ -214,8 +214,18 @@ def _shape(
         named = sizes if isinstance(sizes, int) else sizes.get(dim.dim_param, sizes.get("", SIZE))
         shape.append(dim.dim_value if dim.HasField("dim_value") else named)
     axis = loss.settings.get("axis", 1) % len(shape)
-    if "class_weights" in given and not tensor.shape.dim[axis].HasField("dim_value"):
-        shape[axis] = len(given["class_weights"])
+    constant: dict[int, int] = {}
+    if "class_weights" in given:
+        constant[axis] = len(given["class_weights"])
+    positions = [at for at in range(len(shape)) if at != axis]
+    for port in ("labels", "sample_weights"):
+        known = given[port].shape if port in given else ()
+        axes = [*range(len(shape))] if len(known) == len(shape) else positions
+        # The samples' labels have the true classes of a row behind it.
+        constant |= dict(zip(axes[:1] if loss.spec.drawn else axes, known, strict=False))
+    for at, size in constant.items():
+        if not tensor.shape.dim[at].HasField("dim_value"):
+            shape[at] = size
     return tuple(shape)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import onnx
+import onnx.inliner
 import onnx.version_converter
 from google.protobuf.message import EncodeError
 
@@ -51,6 +52,20 @@ def check_valid(where: str, model: onnx.ModelProto) -> None:
         ) from error
 
 
+def check_is_kept(where: str, model: onnx.ModelProto, by: str) -> None:
+    """Refuses a model of which something would get lost.
+
+    Raises:
+        LossError: It has `training_info` or sparse initializers.
+    """
+    for name, there in (
+        ("training_info", model.training_info),
+        ("sparse_initializer", model.graph.sparse_initializer),
+    ):
+        if there:
+            raise LossError(f"{where}: the model has {name}; expected none: {by} drops it.")
+
+
 def with_opset(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     """A copy of the model at an ai.onnx version that the functions can share.
 
@@ -68,8 +83,14 @@ def with_opset(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         return copy
+    check_is_kept(where, model, "onnx.version_converter")
     try:
-        return onnx.version_converter.convert_version(model, OPSET)
+        # It drops functions, and these entries of the graph.
+        plain = onnx.inliner.inline_local_functions(model, convert_version=True)
+        result = onnx.version_converter.convert_version(plain, OPSET)
+        result.graph.quantization_annotation.extend(model.graph.quantization_annotation)
+        result.graph.metadata_props.extend(model.graph.metadata_props)
+        return result
     except Exception as error:
         raise LossError(
             f"{where}: the model has ai.onnx version {versions}; expected {OPSET} or newer, and "

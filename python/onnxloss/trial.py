@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from .dtypes import FLOAT_DTYPES, name_of
 from .errors import LossError
 from .library import register, runtime
-from .writer import subgraphs
+from .writer import subgraphs, value_names
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -205,7 +205,7 @@ def _outer_names(graph: onnx.GraphProto, needed: Iterable[str]) -> list[str]:
     for node in graph.node:
         for inner in subgraphs(node):
             names.extend(_outer_names(inner, needed))
-    own = {name for node in graph.node for name in node.output}
+    own = value_names(graph)
     return [name for name in names if name not in own and name not in set(needed)]
 
 

@@ -114,6 +114,16 @@ def test_check_names_what_it_cannot_compare(capsys: pytest.CaptureFixture[str]) 
     assert "  compared  not compared: the file has no function body for it\n" in text
 
 
+def test_check_takes_the_sizes_of_constant_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    model = onnxloss.export(onnxloss.from_torch("torch.nn.CrossEntropyLoss"), logits=("N", 3))
+    model.graph.input.pop()
+    labels = onnx.numpy_helper.from_array(np.array([0, 1, 2, 1]), "labels")
+    model.graph.initializer.append(labels)
+    onnx.save(model, "loss.onnx")
+    assert main(["check", "loss.onnx"]) == 0
+    assert "body and kernel agree on random data" in capsys.readouterr().out
+
+
 def test_check_of_a_sampled_loss(capsys: pytest.CaptureFixture[str]) -> None:
     """Its own draws cannot be compared; given samples can."""
     for samples, verdict in (("drawn", "not compared"), ("shared", "agree")):

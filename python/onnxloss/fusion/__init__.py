@@ -15,8 +15,9 @@ from onnxscript.rewriter import RULE_NAME_TAG, RewriteRuleSet
 from ..calls import called_or_written_out
 from ..errors import LossError
 from ..onnxscript_defs import CATALOGUE, DOMAIN
-from ..opset import with_opset
+from ..opset import check_is_kept, check_valid, with_opset
 from ..trial import inferred, typed_values
+from ..writer import free_name
 from . import forms, means, operators, outward, pairs, probabilities, views
 from .emit import FUSED, is_fused
 from .leftovers import Left, left_alone
@@ -82,8 +83,12 @@ def find_and_fuse(
 ) -> Fusion:
     """As `fuse`, with a report of what was fused and what was left alone."""
     original = with_opset(model, "fuse")
+    check_is_kept("fuse", original, "onnx_ir")
     known = {value.name for value in original.graph.value_info}
-    graph_model = ir.from_proto(inferred(original, "fuse"))
+    try:
+        graph_model = ir.from_proto(inferred(original, "fuse"))
+    except (ir.serde.SerdeError, onnx.checker.ValidationError) as error:
+        raise LossError(f"fuse: onnx_ir cannot read the model: {error}") from error
     _tidy(graph_model)
     original = ir.to_proto(graph_model)
     state = State(graph_model.graph)
@@ -105,7 +110,7 @@ def find_and_fuse(
     names = {made.name for made in fused}
     roots = roots_of(original, result, names)
     _add_functions(result, names)
-    onnx.checker.check_model(result)
+    check_valid("fuse", result)
     verify(original, result, roots, types, inputs)
     return Fusion(result, fused, left)
 
@@ -121,6 +126,7 @@ def _tidy(model: ir.Model) -> None:
             if given.producer() is None or given.is_graph_output():
                 continue
             given.name, output.name = output.name, None
+            given.type, given.shape = given.type or output.type, given.shape or output.shape
         # paddle2onnx declares a scalar for an output of shape [1]; what comes in is right.
         ir.convenience.replace_all_uses_with(output, given, replace_graph_outputs=True)
         model.graph.remove(node, safe=True)
@@ -140,6 +146,25 @@ def _rewrite(model: ir.Model, state: State) -> None:
     common.RemoveUnusedNodesPass()(model)
     for node in model.graph.all_nodes():
         node.metadata_props.pop(RULE_NAME_TAG, None)
+    _rename_apart(model.graph)
+
+
+def _rename_apart(graph: ir.Graph) -> None:
+    """Gives new values names that no branch or loop has; onnx_ir looks at the graph alone."""
+    within = {
+        value.name
+        for inner in graph.subgraphs()
+        for value in (*inner.inputs, *inner.initializers.values(), *_results(inner))
+    }
+    own = {value.name for value in (*graph.inputs, *graph.initializers.values(), *_results(graph))}
+    taken = {name for name in within | own if name}
+    for value in _results(graph):
+        if value.name and value.name in within:
+            value.name = free_name(value.name, taken)
+
+
+def _results(graph: ir.Graph) -> list[ir.Value]:
+    return [value for node in graph for value in node.outputs]
 
 
 def _add_functions(model: onnx.ModelProto, fused: Collection[str]) -> None:

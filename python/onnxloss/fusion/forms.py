@@ -171,6 +171,9 @@ def weighted_sum(
         settings: Of the loss.
     """
     shape = shape_of(logits)
+    product = root.producer().inputs[0].producer()  # type: ignore[union-attr]
+    if product is not None and product.inputs[0] is product.inputs[1]:
+        raise UnfitError(f"{log_p} is multiplied with itself")
     summed = reduced_axes(axes, len(shape))
     kept = attribute_of(root.producer(), "keepdims", 1)  # type: ignore[arg-type]
     over_all = summed == list(range(len(shape))) and not kept
@@ -178,6 +181,9 @@ def weighted_sum(
         raise UnfitError(f"ReduceSum is along other axes than that of {log_p}")
     labels = one_hot_labels(op, weights, shape[axis], axis)
     if labels is not None:
+        given = shape if weights.shape is None else shape_of(weights)
+        if not all(map(_is_no_broadcast, given, shape)):
+            raise UnfitError(f"one label stands for several rows of {log_p}")
         loss = hard_loss(op, logits, labels, f"one-hot * {log_p}", axis=axis, **settings)
     else:
         given = shape_of(weights)
@@ -259,7 +265,7 @@ def _check_positions(indices: tuple[Any, ...], shape: tuple[Any, ...], axis: int
     if len(indices) != len(shape) or indices[axis] != 1:
         raise UnfitError("it picks not one class for each position")
     others = zip(np.delete(indices, axis), np.delete(shape, axis), strict=True)
-    if not all(_may_be_equal(index, size) for index, size in others):
+    if not all(_is_no_broadcast(index, size) for index, size in others):
         raise UnfitError("it picks classes of some positions only")
 
 

@@ -68,6 +68,8 @@ def _moved_out(op: Any, loss: ir.Value, root: ir.Value, other: ir.Value | None =
     _loss_behind(loss)
     node = root.producer()
     assert node is not None
+    if other is not None and node.inputs[0] is node.inputs[1]:
+        raise NoLossError("the loss meets itself")
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     others = node.inputs[1:] if other is None else [other]
     made = getattr(op, node.op_type)(loss, *others, **attributes)
@@ -174,7 +176,9 @@ def _shape_pattern(op: Any, loss: Any) -> Any:
 def _shape(op: Any, loss: ir.Value, root: ir.Value) -> ir.Value:
     """The shape of the labels, so that a loss that is only counted is not in the way."""
     node = loss.producer()
-    if not is_fused(node) or attribute_of(root.producer(), "start", 0):  # type: ignore[arg-type]
+    part = root.producer()
+    assert part is not None
+    if not is_fused(node) or "end" in part.attributes or attribute_of(part, "start", 0):
         raise NoLossError("it is not the whole shape of a loss")
     assert node is not None
     if attribute_of(node, "reduction", "") != "none":

@@ -173,7 +173,8 @@ def roots_of(
         losses: The first results of the new nodes.
     """
     fused = inferred(fused, "fuse")
-    values, roots = typed_values(fused), {}
+    values = typed_values(fused)
+    roots: dict[str, Root] = {}
     makers = {name: node for node in original.graph.node for name in node.output}
     for node in fused.graph.node:
         if node.domain != DOMAIN or node.output[0] not in losses:
@@ -187,7 +188,10 @@ def roots_of(
             root = _root(name, fused, makers)
             is_positive = port != "logits" or settings["from_logits"] == 0
             ignored = int(settings.get("ignore_index", 0))
-            roots[root] = Root(port, is_positive, int(classes or 0), ignored)
+            # Losses that share labels may have more classes than one of them.
+            most = int(classes or 0)
+            least = min(most, roots[root].classes) if root in roots else most
+            roots[root] = Root(port, is_positive, least, ignored)
     return roots
 
 
@@ -214,5 +218,5 @@ def _random(rng: np.random.Generator, value: onnx.ValueInfoProto, root: Root) ->
         return labels.astype(dtype)
     if root.is_positive:
         return rng.uniform(0.25, 1.5, shape).astype(dtype)
-    numbers = 3 * rng.standard_normal(shape)
-    return numbers > 0 if dtype.kind == "b" else numbers.astype(dtype)
+    numbers = np.asarray(3 * rng.standard_normal(shape))
+    return np.asarray(numbers > 0) if dtype.kind == "b" else numbers.astype(dtype)

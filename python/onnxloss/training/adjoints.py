@@ -18,9 +18,11 @@ import onnx
 
 Dims = Sequence[int | str | None]
 Rule = Callable[["Adjoint", Any, str], "list[str | None]"]
+Refusal = Callable[["Adjoint", Any], None]
 
 _INSTALLED = threading.Lock()
 RULES: dict[str, Rule] = {}
+REFUSALS: dict[str, Refusal] = {}
 
 
 def rule(*op_types: str) -> Callable[[Rule], Rule]:
@@ -33,6 +35,16 @@ def rule(*op_types: str) -> Callable[[Rule], Rule]:
     return register
 
 
+def refusal(*op_types: str) -> Callable[[Refusal], Refusal]:
+    """Registers what is asked before onnx-ad's own rule is; it raises where that one is wrong."""
+
+    def register(function: Refusal) -> Refusal:
+        REFUSALS.update(dict.fromkeys(op_types, function))
+        return function
+
+    return register
+
+
 @contextmanager
 def installed(table: dict[str, Any], derivatives: Mapping[str, Any], tape: Tape) -> Iterator[None]:
     """Has the rules of this module in onnx-ad's table, for one reverse pass."""
@@ -40,7 +52,8 @@ def installed(table: dict[str, Any], derivatives: Mapping[str, Any], tape: Tape)
     with _INSTALLED:
         before = dict(table)
         tape.derivatives = derivatives
-        table.update({name: tape.adapted(rule, before[name]) for name, rule in rules.items()})
+        table.update({name: tape.asked(check, before[name]) for name, check in REFUSALS.items()})
+        table.update({name: tape.adapted(rule, table[name]) for name, rule in rules.items()})
         try:
             yield
         finally:
@@ -69,6 +82,15 @@ class Tape:
     def dims(self, name: str) -> Dims | None:
         """The sizes of a value: numbers, names, None where unknown."""
         return self._dims.get(name)
+
+    def asked(self, check: Refusal, rule: Callable[..., Any]) -> Callable[..., Any]:
+        """A rule of onnx-ad that is refused where it is wrong."""
+
+        def adjoint(ctx: Any, node: Any, grads: Sequence[str | None]) -> Any:
+            check(Adjoint(self, ctx, node, grads), node)
+            return rule(ctx, node, grads)
+
+        return adjoint
 
     def adapted(self, rule: Rule, fallback: Callable[..., Any]) -> Callable[..., Any]:
         """A rule as onnx-ad calls it. `fallback` is for what the rule does not do."""
@@ -108,13 +130,14 @@ class Adjoint:
         """A constant of the dtype of the node's result."""
         return self.tensor(value, ())
 
-    def tensor(self, value: float, shape: Sequence[int]) -> str:
-        """A constant tensor of one value, of the dtype of the node's result."""
-        dtype = self._ctx.dtype(self._node.output[0], *self._node.input)
+    def tensor(self, value: float | np.ndarray, shape: Sequence[int]) -> str:
+        """A constant tensor, of one value or many, of the dtype of the node's result."""
+        dtype, values = self._ctx.dtype(self._node.output[0], *self._node.input), np.empty(shape)
+        values[...] = value
         if dtype == onnx.TensorProto.BFLOAT16:  # onnx-ad makes no constants of it
-            wide = self._ctx.b.constant(np.full(shape, value), onnx.TensorProto.FLOAT, shape)
+            wide = self._ctx.b.constant(values, onnx.TensorProto.FLOAT, shape)
             return self("Cast", wide, to=dtype)
-        return self._ctx.b.constant(np.full(shape, value), dtype, shape)
+        return self._ctx.b.constant(values, dtype, shape)
 
     def ints(self, values: Sequence[int]) -> str:
         """A constant int64 vector."""

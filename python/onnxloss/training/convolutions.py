@@ -32,11 +32,14 @@ def _average_pool(op: Adjoint, node: Any, g: str) -> list[str | None]:
     window = _Window(op, node.input[0], kernel)
     if op.attributes.get("ceil_mode", 0):
         raise NotImplementedError
+    outputs = op.sizes(node.output[0], start=2)
     if any(window.pads) and not op.attributes.get("count_include_pad", 0):
-        raise NotImplementedError
+        shares = 1 / window.counts(outputs)
+    else:
+        shares = np.full(outputs, 1 / float(np.prod(kernel)))
     # Each channel of each image is an image of its own.
-    image = op("Reshape", g, op.ints([-1, 1, *op.sizes(node.output[0], start=2)]))
-    ones = op.tensor(1 / float(np.prod(kernel)), [1, 1, *kernel])
+    image = op("Reshape", op("Mul", g, op.tensor(shares, outputs)), op.ints([-1, 1, *outputs]))
+    ones = op.tensor(1.0, [1, 1, *kernel])
     return [op("Reshape", window.spread(image, ones), op.shape_of(node.input[0]))]
 
 
@@ -59,6 +62,16 @@ class _Window:
         self.dilations = op.attributes.get("dilations", [1] * rank)
         self.pads = op.attributes.get("pads", [0] * 2 * rank)
         self.group = op.attributes.get("group", 1)
+
+    def counts(self, outputs: Sequence[int]) -> np.ndarray:
+        """How many elements of `x` each window has."""
+        counts = np.ones([])
+        for axis, count in enumerate(outputs):
+            first = np.arange(count) * self.strides[axis] - self.pads[axis]
+            places = first[:, None] + np.arange(self.kernel[axis]) * self.dilations[axis]
+            within = ((places >= 0) & (places < self.sizes[axis])).sum(1)
+            counts = np.multiply.outer(counts, within)
+        return counts
 
     def spread(self, g: str, kernel: str) -> str:
         """The transposed convolution, with the size of `x`."""

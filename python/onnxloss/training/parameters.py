@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..dtypes import name_of
 from ..errors import LossError, check_type, expected
+from ..trial import inferred, typed_values
 from ..writer import free_name, subgraphs, value_names
 
 TRAINABLE = (TensorProto.FLOAT, TensorProto.DOUBLE)
@@ -60,6 +61,24 @@ def _check_names(what: str, names: Sequence[str], known: Iterable[str], allowed:
             raise expected("training_step", f"{what}[{index}]", name, allowed)
         if name in names[:index]:
             raise expected("training_step", f"{what}[{index}]", name, "each name once")
+
+
+def check_buffers(model: onnx.ModelProto, named: Mapping[str, str]) -> None:
+    """Refuses values of another dtype or shape than the buffers that they become."""
+    values = typed_values(inferred(model, "training_step"))
+    for buffer in model.graph.initializer:
+        becomes = values.get(named.get(buffer.name, ""))
+        if becomes is None:
+            continue
+        given = becomes.type.tensor_type
+        sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in given.shape.dim]
+        fits = len(sizes) == len(buffer.dims) and all(
+            size in (None, own) for size, own in zip(sizes, buffer.dims, strict=True)
+        )
+        if given.elem_type != buffer.data_type or (given.HasField("shape") and not fits):
+            found = f"{becomes.name}, {name_of(given.elem_type)} {sizes}"
+            own = f"{name_of(buffer.data_type)} {list(buffer.dims)}, as the buffer is"
+            raise expected("training_step", f'buffers["{buffer.name}"]', found, own)
 
 
 def find_buffers(graph: onnx.GraphProto, named: Mapping[str, str] | None) -> dict[str, str]:

@@ -16,8 +16,8 @@ from onnxscript.rewriter import RewriteRuleSet, rewrite
 from onnxscript.rewriter.rules import common as simplify
 
 from ..errors import LossError
-from ..writer import free_name, subgraphs, value_names
-from . import convolutions, rules  # noqa: F401 (they register their rules)
+from ..writer import free_name, nodes_of, subgraphs, value_names
+from . import convolutions, refusals, rules  # noqa: F401 (they register their rules)
 from .adjoints import Tape, installed
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
@@ -65,6 +65,8 @@ def with_gradients(
     _refuse_foreign_operators(model.graph, output, parameters)
     # Exporters leave sequences and shapes that are constants: neither has a derivative.
     model = _simplified(model)
+    _remove_empty_axes(model.graph)
+    _refuse_dropout_of_constants(model.graph)
     taken = value_names(model.graph)
     prefix = "grad."
     while any(name.startswith(prefix) for name in taken):
@@ -123,6 +125,19 @@ def _refuse_foreign_operators(
                         f"{inner.domain}::{inner.op_type}; expected operators of ai.onnx between "
                         "the parameters and the logits: other operators have no derivative."
                     )
+
+
+def _refuse_dropout_of_constants(graph: onnx.GraphProto) -> None:
+    """onnx-ad computes it once, as it does with all that depends on constants alone."""
+    constants = {tensor.name for tensor in graph.initializer}
+    for node in nodes_of(graph):
+        if node.op_type == "Constant":
+            constants.update(node.output)
+        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[0] in constants:
+            raise LossError(
+                f'training_step: Dropout takes the constant "{node.input[0]}"; expected a value '
+                "that depends on an input or a parameter: its mask would be drawn once."
+            )
 
 
 def _refuse_zero_gradients(graph: onnx.GraphProto, prefix: str, parameters: Iterable[str]) -> None:
@@ -186,7 +201,7 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     # The loss is as it should be, and folding it would only compute on its constants.
     del inferred.functions[:]
     graph = ir.from_proto(inferred)
-    optimizer.fold_constants(graph)
+    optimizer.fold_constants(graph, should_fold=_may_fold)
     rewrite(graph, _SIMPLIFICATIONS)
     _eliminate_identities(graph)
     common.RemoveUnusedNodesPass()(graph)
@@ -194,6 +209,20 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     result.graph.ClearField("value_info")
     result.functions.extend(functions)
     return result
+
+
+def _may_fold(node: ir.Node) -> bool | None:
+    """No operator that draws anew each time, of which onnxscript knows some; else None."""
+    return False if node.op_type in ("Bernoulli", "Dropout") else None
+
+
+def _remove_empty_axes(graph: onnx.GraphProto) -> None:
+    """A reduction along no axes named is along all, as without the input; onnx-ad differs."""
+    empty = {tensor.name for tensor in graph.initializer if list(tensor.dims) == [0]}
+    for node in nodes_of(graph):
+        noop = any(entry.name == "noop_with_empty_axes" and entry.i for entry in node.attribute)
+        if node.op_type.startswith("Reduce") and not noop and {*node.input[1:]} & empty:
+            del node.input[1:]
 
 
 def _eliminate_identities(model: ir.Model) -> None:

@@ -168,7 +168,8 @@ def _cast(op: Adjoint, node: Any, g: str) -> list[str | None]:
 def _slice(op: Adjoint, node: Any, g: str) -> list[str | None]:
     """Zeros around the gradient; their numbers need not be known before the run."""
     starts, axes, steps = (op.constant_ints(i) for i in (1, 3, 4))
-    if op.opset < 13 or starts is None or any(step != 1 for step in steps or []):
+    unknown = [i for i, name in enumerate(node.input) if i > 2 and name and not op.constant_ints(i)]
+    if op.opset < 13 or starts is None or unknown or any(step != 1 for step in steps or []):
         raise NotImplementedError
     x = node.input[0]
     dims = list(op.dims(x) or ())

@@ -21,6 +21,7 @@ from ..writer import Writer, free_name, value_names
 from .optimizers import LEARNING_RATE, STEP, Optimizer, Parameter, make_optimizer
 from .parameters import (
     TRAINABLE,
+    check_buffers,
     choose_parameters,
     find_buffers,
     replace_entries,
@@ -115,6 +116,8 @@ def training_step(
         raise expected("training_step", "reduction", "none", '"mean" or "sum": a scalar loss')
     forward = without_functions(model)
     changing = find_buffers(forward.graph, buffers)
+    if buffers:
+        check_buffers(forward, buffers)
     chosen = choose_parameters(forward.graph, parameters, frozen, changing)
     chosen = with_master_weights(forward.graph, chosen)
     kept = [tensor for tensor in forward.graph.initializer if tensor.name in changing]

@@ -23,6 +23,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.convolution_backward.default: _convolution_backward,
         aten.max_pool2d_with_indices_backward.default: _max_pool2d_backward,
         aten.avg_pool2d_backward.default: _avg_pool2d_backward,
+        aten.unfold_backward.default: _unfold_backward,
         aten.empty_like.default: _empty_like,
         aten.bernoulli_.float: _bernoulli,
     }
@@ -130,6 +131,19 @@ def _avg_pool2d_backward(
     return aten.convolution(
         grad_output / counts, window, None, steps, padding, [1, 1], True, beyond, channels
     )
+
+
+def _unfold_backward(
+    grad: torch.Tensor, input_sizes: Sequence[int], dim: int, size: int, step: int
+) -> torch.Tensor:
+    """As PyTorch's own, whose indices have 32 bits, which ScatterND does not take."""
+    if not input_sizes:
+        return grad.squeeze(0)
+    dim %= len(input_sizes)
+    places = torch.arange(input_sizes[dim], device=grad.device).unfold(0, size, step).flatten()
+    values = grad.movedim(-1, dim + 1).flatten(dim, dim + 1)
+    zeros = grad.new_zeros(list(input_sizes))
+    return aten.index_put(zeros, [None] * dim + [places], values, True)
 
 
 def _empty_like(self: torch.Tensor, **options: Any) -> torch.Tensor:

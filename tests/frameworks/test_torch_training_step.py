@@ -321,6 +321,16 @@ def test_a_frozen_parameter_that_the_forward_pass_changes_is_state() -> None:
     assert "teacher.weight" in trainer.state and "teacher.bias" not in trainer.state
 
 
+class _Windows(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).unfold(1, 3, 2).sum(-1)
+
+
+def test_windows_that_overlap() -> None:
+    torch.manual_seed(0)
+    _trained(_Windows(8, 9), [torch.randn(4, 8)] * 3)
+
+
 class _Masked(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits = super().forward(x)

@@ -164,6 +164,7 @@ def inner(op_type: str, inputs: str, output: str = "y", **attributes: Any) -> on
             [inner("Einsum", "h3", "y", equation="bij->bj")],
             'Einsum that sums over "h3", whose sizes are not all known',
         ),
+        ([inner("Det", "h3", "y")], 'Det by its input "h3" has no derivative'),
         (
             [inner("LpPool", "h4", "y", kernel_shape=[2], pads=[1, 0])],
             "LpPool with pads has no derivative",

@@ -32,15 +32,13 @@ def _average_pool(op: Adjoint, node: Any, g: str) -> list[str | None]:
     window = _Window(op, node.input[0], kernel)
     if op.attributes.get("ceil_mode", 0):
         raise NotImplementedError
-    outputs = op.sizes(node.output[0], start=2)
+    outputs, share = op.sizes(node.output[0], start=2), 1 / float(np.prod(kernel))
     if any(window.pads) and not op.attributes.get("count_include_pad", 0):
-        shares = 1 / window.counts(outputs)
-    else:
-        shares = np.full(outputs, 1 / float(np.prod(kernel)))
+        g, share = op("Mul", g, op.tensor(1 / window.counts(outputs), outputs)), 1.0
     # Each channel of each image is an image of its own.
-    image = op("Reshape", op("Mul", g, op.tensor(shares, outputs)), op.ints([-1, 1, *outputs]))
-    ones = op.tensor(1.0, [1, 1, *kernel])
-    return [op("Reshape", window.spread(image, ones), op.shape_of(node.input[0]))]
+    image = op("Reshape", g, op.ints([-1, 1, *outputs]))
+    shares = op.tensor(share, [1, 1, *kernel])
+    return [op("Reshape", window.spread(image, shares), op.shape_of(node.input[0]))]
 
 
 @rule("GlobalAveragePool")

@@ -30,6 +30,7 @@ def swapped(inputs: str, outputs: str) -> onnx.NodeProto:
     return node("Transpose", inputs, outputs, perm=[0, 2, 1])
 
 
+EMPTY = numpy_helper.from_array(np.array([], np.int64))
 # Along no axes named, which are all.
 SCALED = [node("ReduceMean", "a none", "b"), node("Mul", "a b")]
 
@@ -168,6 +169,23 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, tuple[int, ...]], list[onnx.No
         ],
     ),
     ("ReduceMean", (4,), {"p": (4,)}, [node("Mul", "x p", "a"), *SCALED]),
+    (
+        "ReduceMean",
+        (4,),
+        {"p": (4,)},
+        [
+            node("Mul", "x p", "a"),
+            node("Constant", "", "axes", value=EMPTY),
+            node("ReduceMean", "a axes", "b"),
+            node("Mul", "a b"),
+        ],
+    ),
+    (
+        "Einsum",
+        (4,),
+        {"p": (4,)},
+        [node("Mul", "x p", "a"), node("Einsum", "a a", equation="ij,ij->i")],
+    ),
     (
         "GlobalAveragePool",
         (2, 5, 6),

@@ -22,6 +22,8 @@ struct PackedTile {
 // Where a block's rows, so many, are in its tile.
 template <class T>
 struct PackedRowsOf {
+  static constexpr int kVectors = kPackedBytes / 16;  // of a thread, at most
+
   int classes;
   int elements;         // of all rows
   bool is_spaced;       // there is a vector between them
@@ -40,7 +42,7 @@ struct PackedRowsOf {
   template <class Visitor>
   ONNXLOSS_DEVICE void ForVectors(Visitor visit) const {
 #pragma unroll
-    for (int i = 0; i < kPackedBytes / 16; ++i) {
+    for (int i = 0; i < kVectors; ++i) {
       const int vector = i * kPackedThreads + device::ThreadIndex();
       if ((vector + 1) * kWidth<T> > elements) break;
       const auto row = static_cast<int>(uint64_t{per_vector} * static_cast<uint32_t>(vector) >> 32);
@@ -56,7 +58,7 @@ struct PackedRowsOf {
 
   // All vectors on their way at once.
   ONNXLOSS_DEVICE void Read(const T* from, T* tile) const {
-    device::Bytes16 vectors[kPackedBytes / 16];
+    device::Bytes16 vectors[kVectors];
     ForVectors([&](int i, int place, int) { vectors[i] = device::LoadOnce(from + place); });
     ForVectors([&](int i, int, int place) {
       *reinterpret_cast<device::Bytes16*>(tile + place) = vectors[i];

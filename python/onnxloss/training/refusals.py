@@ -65,9 +65,9 @@ def _over_no_axes(op: Adjoint, node: Any) -> None:
 def _einsum(op: Adjoint, node: Any) -> None:
     sides = op.attributes["equation"].decode().replace(" ", "").split("->")
     terms = sides[0].split(",")
-    for name, term in zip(node.input, terms, strict=True):
-        others = [*sides[1:], *(other for other in terms if other is not term)]
-        summed = any(letter not in "".join(others) for letter in term.replace(".", ""))
+    for at, (name, term) in enumerate(zip(node.input, terms, strict=True)):
+        kept = "".join([*sides[1:], *terms[:at], *terms[at + 1 :]])
+        summed = any(letter not in kept for letter in term.replace(".", ""))
         known = all(isinstance(size, int) for size in op.dims(name) or [None])
         if len(sides) > 1 and op.wants(name) and summed and not known:
             _refuse(f'Einsum that sums over "{name}", whose sizes are not all known,')

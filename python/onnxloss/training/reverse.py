@@ -129,10 +129,8 @@ def _refuse_foreign_operators(
 
 def _refuse_dropout_of_constants(graph: onnx.GraphProto) -> None:
     """onnx-ad computes it once, as it does with all that depends on constants alone."""
-    constants = {tensor.name for tensor in graph.initializer}
+    constants = _constant_shapes(graph)
     for node in nodes_of(graph):
-        if node.op_type == "Constant":
-            constants.update(node.output)
         if node.op_type == "Dropout" and len(node.input) > 2 and node.input[0] in constants:
             raise LossError(
                 f'training_step: Dropout takes the constant "{node.input[0]}"; expected a value '
@@ -218,11 +216,22 @@ def _may_fold(node: ir.Node) -> bool | None:
 
 def _remove_empty_axes(graph: onnx.GraphProto) -> None:
     """A reduction along no axes named is along all, as without the input; onnx-ad differs."""
-    empty = {tensor.name for tensor in graph.initializer if list(tensor.dims) == [0]}
+    empty = {name for name, shape in _constant_shapes(graph).items() if shape == (0,)}
     for node in nodes_of(graph):
         noop = any(entry.name == "noop_with_empty_axes" and entry.i for entry in node.attribute)
         if node.op_type.startswith("Reduce") and not noop and {*node.input[1:]} & empty:
             del node.input[1:]
+
+
+def _constant_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+    """The shapes of initializers and of what Constant nodes hold, by name."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for node in nodes_of(graph):
+        if node.op_type == "Constant":
+            value = helper.get_attribute_value(node.attribute[0])
+            tensor = isinstance(value, onnx.TensorProto)
+            shapes[node.output[0]] = tuple(value.dims) if tensor else np.shape(value)
+    return shapes
 
 
 def _eliminate_identities(model: ir.Model) -> None:
